@@ -1,0 +1,1 @@
+"""The study: record, proposers, engines, loop, analysis and the command line."""

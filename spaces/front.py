@@ -1,0 +1,298 @@
+"""Which trials nothing else beats, how much they cover, and which one to ship.
+
+Objectives of a trial are (loss, size, latency), all minimised. Dominance sees MEASURED latency on
+a 5 % logarithmic grid: otherwise timing noise would make every trial non-dominated.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spaces.budget import BYTES_PER_KB, Budget
+from spaces.metric import Metric
+from spaces.profile import ModelProfile
+from spaces.trial import Latency, LedgerLine, Measurement, Trial, violations
+
+__all__ = [
+    "Certificate",
+    "Front",
+    "Judge",
+    "Step",
+    "default_max_drop",
+    "hypervolume",
+    "nondominated",
+]
+
+LATENCY_GRID = 0.05
+#: Latency reference without a latency budget, over the baseline's. It must be above 1: most
+#: policies leave the latency as it is, and a reference AT the baseline would give them no volume.
+LATENCY_REFERENCE = 1.25
+
+
+def nondominated(points: np.ndarray) -> np.ndarray:
+    """Which rows no other row dominates; of equal rows the first counts.
+
+    Args:
+        points: (n, objectives), minimised, finite.
+
+    Returns:
+        (n,) booleans. O(n * front size): candidates come in lexicographic order, so that a row can
+        only be dominated by one already kept.
+    """
+    keep = np.zeros(len(points), dtype=bool)
+    if len(points) == 0:
+        return keep
+    order = np.lexsort(points.T[::-1])
+    kept = np.empty_like(points)
+    count = 0
+    for i in order:
+        if not (kept[:count] <= points[i]).all(axis=1).any():
+            kept[count] = points[i]
+            count += 1
+            keep[i] = True
+    return keep
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Exact volume dominated by `points` within `reference`, for 2 or 3 minimised objectives.
+
+    Three objectives are swept along the last one, adding 2-D areas (Fonseca et al. 2006, CEC).
+
+    Args:
+        points: (n, d), d in {2, 3}.
+        reference: (d,).
+
+    Raises:
+        ValueError: another number of objectives.
+    """
+    dimensions = len(reference)
+    if dimensions not in (2, 3):
+        raise ValueError(f"hypervolume: 2 or 3 objectives, but got {dimensions}")
+    inside = points[(points < reference).all(axis=1)] if len(points) else points
+    if len(inside) == 0:
+        return 0.0
+    inside = inside[nondominated(inside)]
+    if dimensions == 2:
+        return _area(inside, reference)
+    inside = inside[np.argsort(inside[:, 2])]
+    upper = np.append(inside[1:, 2], reference[2])
+    volume = 0.0
+    for i, height in enumerate(upper - inside[:, 2]):
+        if height > 0:
+            volume += height * _area(inside[: i + 1, :2], reference[:2])
+    return float(volume)
+
+
+def _area(points: np.ndarray, reference: np.ndarray) -> float:
+    points = points[nondominated(points)]
+    points = points[np.argsort(points[:, 0])]
+    above = np.concatenate(([reference[1]], points[:-1, 1]))
+    return float(((reference[0] - points[:, 0]) * (above - points[:, 1])).sum())
+
+
+def default_max_drop(metric: Metric, baseline: float) -> float:
+    """Five points of a share; a tenth of the baseline of anything else."""
+    return 0.05 if metric.unit == "share" else 0.1 * abs(baseline)
+
+
+def _latency_on_grid(latency: Latency) -> float:
+    value = math.log(latency.median_ms)
+    if latency.source != "measured":
+        return value
+    step = math.log1p(LATENCY_GRID)
+    return round(value / step) * step
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Everything fixed at the start of a study that turns measurements into comparable points."""
+
+    metric: Metric
+    budget: Budget
+    profile: ModelProfile
+
+    def point(self, measurement: Measurement) -> tuple[float, float, float]:
+        """(loss, ln bytes, ln ms on the grid)."""
+        return (
+            self.metric.loss(measurement.metric),
+            math.log(measurement.size_bytes),
+            _latency_on_grid(measurement.latency),
+        )
+
+    def violations(self, measurement: Measurement) -> dict[str, float]:
+        """See `spaces.trial.violations`."""
+        return violations(measurement, self.budget, self.metric, self.profile.baseline_metric)
+
+    def is_feasible(self, trial: Trial) -> bool:
+        """Whether a trial finished and keeps every limit."""
+        measurement = trial.measurement
+        return measurement is not None and max(self.violations(measurement).values()) <= 0
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Hypervolume's reference point: the budget where set, else the baseline. Shape (3,)."""
+        profile, budget = self.profile, self.budget
+        limit = budget.metric_limit(self.metric, profile.baseline_metric)
+        if limit is None:
+            loss = self.metric.loss(profile.baseline_metric)
+            loss += default_max_drop(self.metric, profile.baseline_metric)
+        else:
+            loss = self.metric.loss(limit)
+        size = budget.size_bytes or profile.baseline_size_bytes
+        latency = budget.latency_ms or LATENCY_REFERENCE * profile.baseline_latency_ms
+        return np.array([loss, math.log(size), math.log(latency)])
+
+    def points(self, trials: Iterable[Trial]) -> np.ndarray:
+        """(trials, 3); every trial must have a measurement."""
+        rows = [self.point(m) for t in trials if (m := t.measurement) is not None]
+        return np.array(rows, dtype=float).reshape(-1, 3)
+
+    def hypervolume(self, trials: Iterable[Trial]) -> float:
+        """Of the feasible ones among `trials`."""
+        feasible = [trial for trial in trials if self.is_feasible(trial)]
+        return hypervolume(self.points(feasible), self.reference)
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated feasible trials of ONE fidelity.
+
+    Attributes:
+        fidelity: training samples seen by each of them.
+        members: from the smallest to the largest file.
+        pick: the member to ship: among those within one standard error of the best metric, the
+            smallest, then the fastest. None when nothing is feasible.
+        hypervolume: over (loss, ln bytes, ln ms), within the budget.
+        feasible, finished: how many trials kept the budget, of how many with a measurement.
+    """
+
+    fidelity: int
+    members: tuple[Trial, ...]
+    pick: Trial | None
+    hypervolume: float
+    feasible: int
+    finished: int
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Front":
+        """The front of the trials of one fidelity."""
+        finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
+        feasible = [t for t in finished if judge.is_feasible(t)]
+        points = judge.points(feasible)
+        members = [t for t, keep in zip(feasible, nondominated(points), strict=True) if keep]
+        members.sort(key=_by_size)
+        return cls(
+            fidelity=fidelity,
+            members=tuple(members),
+            pick=pick(members, judge.metric),
+            hypervolume=hypervolume(points, judge.reference),
+            feasible=len(feasible),
+            finished=len(finished),
+        )
+
+
+def _measured(trial: Trial) -> Measurement:
+    """The measurement of a trial known to have one."""
+    assert trial.measurement is not None
+    return trial.measurement
+
+
+def _by_size(trial: Trial) -> tuple[float, float, int]:
+    measurement = _measured(trial)
+    return measurement.size_bytes, measurement.latency.median_ms, trial.number
+
+
+def pick(feasible: Sequence[Trial], metric: Metric) -> Trial | None:
+    """Within one standard error of the best metric the smallest, then the fastest."""
+    if not feasible:
+        return None
+    best = min(feasible, key=lambda t: metric.loss(_measured(t).metric))
+    limit = metric.loss(_measured(best).metric) + _measured(best).metric_se
+    near = [t for t in feasible if metric.loss(_measured(t).metric) <= limit]
+    return min(near, key=_by_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the next bytes buy: from one member of a front to its larger neighbour."""
+
+    from_trial: int
+    to_trial: int
+    extra_bytes: int
+    gain: float
+
+    @property
+    def gain_per_10_kb(self) -> float:
+        """Metric gained per 10 KB more."""
+        return self.gain * 10 * BYTES_PER_KB / max(self.extra_bytes, 1)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why nothing met the budget, and what could be had instead.
+
+    Attributes:
+        smallest: trials, each the smallest found at its metric or better, small to large.
+        fastest: the same for latency, fast to slow.
+        closest: the trial with the least total excess over the limits.
+        excess: limit -> how far `closest` is over it (relative; the metric in its unit).
+        bottleneck: (layer, bytes) of `closest`, most bytes first.
+        steps: what the next bytes buy along `smallest`.
+    """
+
+    smallest: tuple[Trial, ...]
+    fastest: tuple[Trial, ...]
+    closest: Trial | None
+    excess: dict[str, float]
+    bottleneck: tuple[tuple[str, int], ...]
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Certificate":
+        """The certificate from every finished trial of one fidelity."""
+        finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
+        if not finished:
+            return cls((), (), None, {}, (), ())
+        points = judge.points(finished)
+        smallest = _staircase(finished, points[:, [1, 0]])
+        fastest = _staircase(finished, points[:, [2, 0]])
+
+        def excess(trial: Trial) -> dict[str, float]:
+            return {k: v for k, v in judge.violations(_measured(trial)).items() if v > 0}
+
+        closest = min(finished, key=lambda t: (sum(excess(t).values()), t.number))
+        return cls(
+            smallest=smallest,
+            fastest=fastest,
+            closest=closest,
+            excess=excess(closest),
+            bottleneck=bytes_by_layer(_measured(closest).ledger),
+            steps=steps(smallest, judge.metric),
+        )
+
+
+def _staircase(trials: Sequence[Trial], points: np.ndarray) -> tuple[Trial, ...]:
+    kept: list[int] = np.flatnonzero(nondominated(points)).tolist()
+    return tuple(trials[i] for i in sorted(kept, key=lambda i: tuple(points[i])))
+
+
+def steps(members: Sequence[Trial], metric: Metric) -> tuple[Step, ...]:
+    """What each step up a front (small to large) buys; only steps that gain are listed."""
+    found = []
+    for small, large in itertools.pairwise(members):
+        gain = -metric.drop(_measured(large).metric, _measured(small).metric)
+        extra = _measured(large).size_bytes - _measured(small).size_bytes
+        if gain > 0 and extra > 0:
+            found.append(Step(small.number, large.number, extra, gain))
+    return tuple(found)
+
+
+def bytes_by_layer(ledger: Iterable[LedgerLine]) -> tuple[tuple[str, int], ...]:
+    """(layer, bytes), most bytes first; "" holds what belongs to the whole file."""
+    totals: dict[str, int] = {}
+    for line in ledger:
+        totals[line.layer] = totals.get(line.layer, 0) + line.size_bytes
+    return tuple(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

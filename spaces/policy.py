@@ -1,0 +1,284 @@
+"""What is done to a network: a `Policy` is an order of stages and one `LayerPolicy` a layer.
+
+A policy is a plain value. Construction NORMALISES it, so that two policies which ask for the same
+computation are equal and have the same digest; a search never pays twice for one computation.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from spaces.errors import InvalidRequest
+
+__all__ = [
+    "ALL_ORDERS",
+    "CLUSTER_INITS",
+    "DISTILLATION_KINDS",
+    "FULL_BITS",
+    "GRANULARITIES",
+    "PATTERNS",
+    "SCHEMES",
+    "Distillation",
+    "LayerPolicy",
+    "Policy",
+    "Stage",
+    "format_order",
+    "parse_order",
+]
+
+FULL_BITS = 32
+PATTERNS = ("element", "channel")
+CLUSTER_INITS = ("linear", "density", "random")
+SCHEMES = ("symmetric", "asymmetric")
+GRANULARITIES = ("tensor", "channel")
+DISTILLATION_KINDS = ("none", "logits", "attention")
+
+
+class Stage(StrEnum):
+    """One step of a compression pipeline."""
+
+    PRUNE = "prune"
+    DISTILL = "distill"
+    CLUSTER = "cluster"
+    QUANTIZE = "quantize"
+
+
+#: The empty order and every permutation of every non-empty subset of the stages: 1 + 64.
+ALL_ORDERS: tuple[tuple[Stage, ...], ...] = tuple(
+    order for count in range(len(Stage) + 1) for order in itertools.permutations(Stage, count)
+)
+
+
+def format_order(order: Iterable[Stage]) -> str:
+    """`(PRUNE, QUANTIZE)` -> `"prune>quantize"`; the empty order is `"none"`."""
+    return ">".join(stage.value for stage in order) or "none"
+
+
+def parse_order(text: str) -> tuple[Stage, ...]:
+    """The inverse of `format_order`.
+
+    Raises:
+        InvalidRequest: an unknown or repeated stage.
+    """
+    names = [] if text == "none" else text.split(">")
+    try:
+        order = tuple(Stage(name.strip()) for name in names)
+    except ValueError:
+        known = ", ".join(stage.value for stage in Stage)
+        raise InvalidRequest(f"order: {text!r} names a stage that is not one of {known}") from None
+    if len(set(order)) != len(order):
+        raise InvalidRequest(f"order: {text!r} names a stage twice; each stage comes at most once")
+    return order
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise InvalidRequest(f"{name} must be {rule}, but got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPolicy:
+    """What one layer's weights must satisfy when the pipeline is over.
+
+    Attributes:
+        sparsity: share of the layer's weights that are zero, in [0, 1).
+        pattern: "element" or "channel" (whole output channels; coupled channels go together).
+        clusters: K shared NON-ZERO values, or None.
+        bits: bits of the weights, or of the codebook's entries after clustering; 32 = leave.
+        bias_bits: bits of the bias; 32 = leave.
+    """
+
+    sparsity: float = 0.0
+    pattern: str = "element"
+    clusters: int | None = None
+    bits: int = FULL_BITS
+    bias_bits: int = FULL_BITS
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.sparsity < 1.0, "sparsity", "at least 0 and under 1", self.sparsity)
+        _require(self.pattern in PATTERNS, "pattern", f"one of {PATTERNS}", self.pattern)
+        clusters_ok = self.clusters is None or 1 <= self.clusters <= 65535
+        _require(clusters_ok, "clusters", "none or 1 to 65535", self.clusters)
+        for name in ("bits", "bias_bits"):
+            bits = getattr(self, name)
+            _require(bits in (16, 32) or 2 <= bits <= 8, name, "2 to 8, 16 or 32", bits)
+
+    def without(self, absent: Iterable[Stage]) -> "LayerPolicy":
+        """The same policy with the knobs of `absent` stages neutral."""
+        result = self
+        for stage in absent:
+            match stage:
+                case Stage.PRUNE:
+                    result = replace(result, sparsity=0.0)
+                case Stage.CLUSTER:
+                    result = replace(result, clusters=None)
+                case Stage.QUANTIZE:
+                    result = replace(result, bits=FULL_BITS, bias_bits=FULL_BITS)
+                case Stage.DISTILL:
+                    pass
+        return result if result.sparsity > 0 else replace(result, pattern="element")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only the knobs that are not neutral; `{}` leaves the layer alone."""
+        neutral = LayerPolicy()
+        names = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(neutral, n)}
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """A loss that draws the student towards a teacher.
+
+    loss = (1 - weight) * task loss + weight * distillation loss.  "logits" is Hinton's softened
+    cross-entropy, temperature^2 * KL (arXiv 1503.02531); "attention" is attention transfer
+    (arXiv 1612.03928), for convolutional nets, where the temperature plays no part.
+    """
+
+    kind: str = "none"
+    temperature: float = 1.0
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = DISTILLATION_KINDS
+        _require(self.kind in kinds, "distillation kind", f"one of {kinds}", self.kind)
+        _require(0.5 <= self.temperature <= 100, "temperature", "0.5 to 100", self.temperature)
+        _require(0.0 <= self.weight <= 1.0, "distillation weight", "0 to 1", self.weight)
+
+    @property
+    def is_neutral(self) -> bool:
+        """True when it changes no loss."""
+        return self.kind == "none" or self.weight == 0.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An order of distinct stages and what each layer must satisfy. Frozen and normalised.
+
+    Attributes:
+        order: the stages, in the order they run.
+        layers: (layer name, LayerPolicy), sorted by name, without the layers left alone.
+        distillation: used from the distill stage to the end.
+        activation_bits: bits of the activations between layers; 32 = leave. Set by quantize.
+        cluster_init: how k-means starts (Deep Compression, arXiv 1510.00149, section 3.2).
+        scheme: "symmetric" or "asymmetric" grids of the quantize stage.
+        granularity: one scale a "tensor" or an output "channel". Layers which also have clusters
+            always use one scale a tensor: per-channel scales would multiply their distinct values.
+    """
+
+    order: tuple[Stage, ...] = ()
+    layers: tuple[tuple[str, LayerPolicy], ...] = ()
+    distillation: Distillation = field(default_factory=Distillation)
+    activation_bits: int = FULL_BITS
+    cluster_init: str = "linear"
+    scheme: str = "symmetric"
+    granularity: str = "tensor"
+
+    def __post_init__(self) -> None:
+        order = tuple(Stage(stage) for stage in self.order)
+        _require(len(set(order)) == len(order), "order", "distinct stages", format_order(order))
+        names = [name for name, _ in self.layers]
+        _require(len(set(names)) == len(names), "layers", "named once each", sorted(names))
+        _require(
+            self.activation_bits in (8, 32), "activation_bits", "8 or 32", self.activation_bits
+        )
+        inits = CLUSTER_INITS
+        _require(self.cluster_init in inits, "cluster_init", f"one of {inits}", self.cluster_init)
+        _require(self.scheme in SCHEMES, "scheme", f"one of {SCHEMES}", self.scheme)
+        grains = GRANULARITIES
+        _require(self.granularity in grains, "granularity", f"one of {grains}", self.granularity)
+        self._normalise(order)
+
+    def _normalise(self, order: tuple[Stage, ...]) -> None:
+        absent = [stage for stage in Stage if stage not in order]
+        layers = {name: layer.without(absent) for name, layer in self.layers}
+        distillation = self.distillation
+        activation_bits = self.activation_bits if Stage.QUANTIZE in order else FULL_BITS
+        if Stage.DISTILL not in order or distillation.is_neutral:
+            distillation = Distillation()
+        elif distillation.kind == "attention":
+            distillation = replace(distillation, temperature=1.0)
+        quantizes_weights = any(layer.bits < 16 for layer in layers.values())
+        does_work = {
+            Stage.PRUNE: any(layer.sparsity > 0 for layer in layers.values()),
+            Stage.CLUSTER: any(layer.clusters is not None for layer in layers.values()),
+            Stage.QUANTIZE: activation_bits < FULL_BITS
+            or any(min(layer.bits, layer.bias_bits) < FULL_BITS for layer in layers.values()),
+            Stage.DISTILL: not distillation.is_neutral,
+        }
+        # Per-channel scales exist only where a layer has a grid and no codebook.
+        scales_per_channel = any(x.bits < 16 and x.clusters is None for x in layers.values())
+        kept = {name: layer for name, layer in layers.items() if layer != LayerPolicy()}
+        normalised = {
+            "order": tuple(stage for stage in order if does_work[stage]),
+            "layers": tuple(sorted(kept.items())),
+            "distillation": distillation,
+            "activation_bits": activation_bits,
+            "cluster_init": self.cluster_init if does_work[Stage.CLUSTER] else "linear",
+            "scheme": self.scheme if quantizes_weights else "symmetric",
+            "granularity": self.granularity if scales_per_channel else "tensor",
+        }
+        for name, value in normalised.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def layer_map(self) -> Mapping[str, LayerPolicy]:
+        """Layer name -> LayerPolicy, for the layers which are not left alone."""
+        return dict(self.layers)
+
+    def layer(self, name: str) -> LayerPolicy:
+        """The policy of a layer; neutral when the policy does not name it."""
+        return self.layer_map.get(name, LayerPolicy())
+
+    def post_training(self) -> "Policy":
+        """The policy as it computes without any fine-tuning: distillation changes nothing."""
+        return replace(self, distillation=Distillation())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; neutral knobs are left out. `Policy.from_dict` reads it."""
+        result: dict[str, Any] = {
+            "order": [stage.value for stage in self.order],
+            "layers": {name: layer.to_dict() for name, layer in self.layers},
+        }
+        if not self.distillation.is_neutral:
+            distillation = self.distillation
+            result["distillation"] = {
+                "kind": distillation.kind,
+                "temperature": distillation.temperature,
+                "weight": distillation.weight,
+            }
+        neutral = Policy()
+        for name in ("activation_bits", "cluster_init", "scheme", "granularity"):
+            if getattr(self, name) != getattr(neutral, name):
+                result[name] = getattr(self, name)
+        return result
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Policy":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InvalidRequest: an unknown key, or a value out of its range.
+        """
+        try:
+            layers = tuple((name, LayerPolicy(**x)) for name, x in data.get("layers", {}).items())
+            rest = {k: v for k, v in data.items() if k not in ("order", "layers", "distillation")}
+            order = tuple(Stage(name) for name in data.get("order", ()))
+            distillation = Distillation(**data.get("distillation", {}))
+            return cls(order=order, layers=layers, distillation=distillation, **rest)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"policy: cannot be read: {error}") from None
+
+    @cached_property
+    def canonical_json(self) -> str:
+        """Sorted keys, no spaces: equal computation, equal text."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the canonical JSON's sha256: the policy's name in records."""
+        return hashlib.sha256(self.canonical_json.encode()).hexdigest()[:16]

@@ -1,0 +1,368 @@
+"""The finite choices of every knob, for one network and what backend and target can do."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from spaces.capabilities import Capabilities
+from spaces.errors import InvalidRequest
+from spaces.policy import (
+    ALL_ORDERS,
+    CLUSTER_INITS,
+    DISTILLATION_KINDS,
+    GRANULARITIES,
+    PATTERNS,
+    SCHEMES,
+    Distillation,
+    LayerPolicy,
+    Policy,
+    format_order,
+    parse_order,
+)
+from spaces.profile import ModelProfile
+
+__all__ = ["DROP", "Knob", "SearchSpace", "build_space"]
+
+#: Fine near 1, because bytes fall with the density 1 - sparsity.
+SPARSITIES = (
+    0.0,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.92,
+    0.94,
+    0.95,
+    0.96,
+    0.97,
+    0.98,
+    0.985,
+    0.99,
+    0.995,
+)
+CLUSTERS = (None, 256, 128, 64, 32, 16, 12, 8, 6, 5, 4, 3, 2)
+BITS = (32, 16, 8, 7, 6, 5, 4, 3, 2)
+TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0)
+WEIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+#: In a restriction: leave this knob at its neutral value.
+DROP = "drop"
+
+_NEUTRAL: Mapping[str, Any] = {
+    "sparsity": 0.0,
+    "pattern": "element",
+    "clusters": None,
+    "bits": 32,
+    "bias_bits": 32,
+    "order": "none",
+    "distillation.kind": "none",
+    "distillation.temperature": 1.0,
+    "distillation.weight": 0.5,
+    "activation_bits": 32,
+    "cluster_init": "linear",
+    "scheme": "symmetric",
+    "granularity": "tensor",
+}
+_ORDERED = {
+    "sparsity",
+    "clusters",
+    "bits",
+    "bias_bits",
+    "distillation.temperature",
+    "distillation.weight",
+}
+_LAYER_KNOBS = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One coordinate of the space.
+
+    Attributes:
+        name: "order", "distillation.temperature", or LAYER:KNOB such as "fc1:sparsity".
+        choices: the finite values, from mild to strong where they are ordered.
+        ordered: whether neighbouring choices compute similar things.
+    """
+
+    name: str
+    choices: tuple[Any, ...]
+    ordered: bool
+
+    def index(self, value: object) -> int:
+        """Position of a value; 0 for a value that is not offered (an absent stage's knob)."""
+        return self.choices.index(value) if value in self.choices else 0
+
+
+class SearchSpace:
+    """Policies as vectors of small ints, one entry a knob.
+
+    Different vectors may decode to one policy (knobs of an absent stage do nothing); policies are
+    normalised, so compare policies, never vectors.
+    """
+
+    def __init__(self, knobs: Sequence[Knob], profile: ModelProfile) -> None:
+        self.knobs = tuple(knobs)
+        self.layer_names = tuple(layer.name for layer in profile.layers)
+        self._groups = profile.channel_groups
+        self._position = {knob.name: i for i, knob in enumerate(self.knobs)}
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Choices per knob, shape (knobs,)."""
+        return np.array([len(knob.choices) for knob in self.knobs])
+
+    def __len__(self) -> int:
+        return len(self.knobs)
+
+    def knob(self, name: str) -> Knob:
+        """The knob of that name."""
+        return self.knobs[self._position[name]]
+
+    def decode(self, vector: Sequence[int]) -> Policy:
+        """(knobs,) ints -> the normalised policy.
+
+        Coupled layers with the pattern "channel" take their group's first layer's sparsity.
+
+        Raises:
+            InvalidRequest: wrong length, or an entry that names no choice.
+        """
+        if len(vector) != len(self.knobs):
+            raise InvalidRequest(f"vector must have {len(self.knobs)} entries, got {len(vector)}")
+        values = {}
+        for knob, index in zip(self.knobs, vector, strict=True):
+            if not 0 <= index < len(knob.choices):
+                last = len(knob.choices) - 1
+                raise InvalidRequest(f"{knob.name}: index must be 0 to {last}, got {index}")
+            values[knob.name] = knob.choices[index]
+        layers = {
+            name: LayerPolicy(**{k: values[f"{name}:{k}"] for k in _LAYER_KNOBS})
+            for name in self.layer_names
+        }
+        for group in self._groups:
+            _couple(layers, group)
+        return Policy(
+            order=parse_order(values["order"]),
+            layers=tuple(layers.items()),
+            distillation=Distillation(
+                values["distillation.kind"],
+                values["distillation.temperature"],
+                values["distillation.weight"],
+            ),
+            activation_bits=values["activation_bits"],
+            cluster_init=values["cluster_init"],
+            scheme=values["scheme"],
+            granularity=values["granularity"],
+        )
+
+    def encode(self, policy: Policy) -> tuple[int, ...]:
+        """The vector of a policy of this space: `decode(encode(p)) == p`.
+
+        Raises:
+            InvalidRequest: the policy is not in this space.
+        """
+        values: dict[str, Any] = {
+            "distillation.kind": policy.distillation.kind,
+            "distillation.temperature": policy.distillation.temperature,
+            "distillation.weight": policy.distillation.weight,
+            "activation_bits": policy.activation_bits,
+            "cluster_init": policy.cluster_init,
+            "scheme": policy.scheme,
+            "granularity": policy.granularity,
+        }
+        for name in self.layer_names:
+            layer = policy.layer(name)
+            values |= {f"{name}:{knob}": getattr(layer, knob) for knob in _LAYER_KNOBS}
+        vector = [knob.index(values.get(knob.name)) for knob in self.knobs]
+        at = self._position["order"]
+        for index in self._order_candidates(policy):
+            vector[at] = index
+            if self.decode(vector) == policy:
+                return tuple(vector)
+        raise InvalidRequest(f"policy {policy.canonical_json} is not in this search space")
+
+    def _order_candidates(self, policy: Policy) -> list[int]:
+        """Order choices that may normalise to the policy's order, the exact one first."""
+        wanted = list(policy.order)
+        candidates = []
+        for index, text in enumerate(self.knob("order").choices):
+            order = parse_order(text)
+            if [stage for stage in order if stage in wanted] == wanted:
+                candidates.append((len(order), index))
+        return [index for _, index in sorted(candidates)]
+
+    def contains(self, policy: Policy) -> bool:
+        """Whether some vector decodes to the policy."""
+        try:
+            self.encode(policy)
+        except InvalidRequest:
+            return False
+        return True
+
+    def sample(self, rng: np.random.Generator) -> Policy:
+        """A policy whose vector is uniform."""
+        return self.decode([int(i) for i in rng.integers(0, self.sizes)])
+
+    def neighbours(self, policy: Policy) -> list[Policy]:
+        """Every distinct policy one knob away: one step of an ordered knob, any other choice else."""
+        vector = self.encode(policy)
+        found: dict[str, Policy] = {}
+        for at, knob in enumerate(self.knobs):
+            here = vector[at]
+            steps = (here - 1, here + 1) if knob.ordered else range(len(knob.choices))
+            for index in steps:
+                if index != here and 0 <= index < len(knob.choices):
+                    other = self.decode([*vector[:at], index, *vector[at + 1 :]])
+                    if other != policy:
+                        found[other.digest] = other
+        return list(found.values())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row a knob, for tables and JSON."""
+        return [{"knob": k.name, "choices": list(k.choices)} for k in self.knobs]
+
+
+def _couple(layers: dict[str, LayerPolicy], group: Sequence[str]) -> None:
+    """Layers whose output channels are added together lose the same channels, or none."""
+    leader = layers[group[0]]
+    for name in group[1:]:
+        if leader.pattern == "channel" and leader.sparsity > 0:
+            layers[name] = replace(layers[name], pattern="channel", sparsity=leader.sparsity)
+        elif layers[name].pattern == "channel":
+            layers[name] = replace(layers[name], pattern="element")
+
+
+def build_space(
+    profile: ModelProfile,
+    capabilities: Capabilities,
+    restrictions: Mapping[str, Any] | None = None,
+) -> SearchSpace:
+    """The space of a network under what backend and target can both do.
+
+    Args:
+        profile: the network.
+        capabilities: the intersection of the backend's and the target format's.
+        restrictions: the parsed TOML of `--space`; see docs/space.md. A knob maps to one value
+            (fix), a list (restrict), a table with `min` and/or `max`, or "drop" (leave neutral).
+
+    Raises:
+        InvalidRequest: a restriction names an unknown knob, a layer pattern that matches nothing,
+            or a value that is not allowed.
+    """
+    choices: dict[str, tuple[Any, ...]] = {
+        "order": tuple(format_order(o) for o in ALL_ORDERS if o in capabilities.orders),
+        "distillation.kind": tuple(
+            k for k in DISTILLATION_KINDS if k in capabilities.distillation_kinds
+        ),
+        "distillation.temperature": TEMPERATURES,
+        "distillation.weight": WEIGHTS,
+        "activation_bits": _keep(BITS, capabilities.activation_bits),
+        "cluster_init": CLUSTER_INITS,
+        "scheme": SCHEMES,
+        "granularity": GRANULARITIES,
+    }
+    for layer in profile.layers:
+        can = capabilities.layers[layer.kind]
+        patterns = can.patterns if layer.can_prune_channels else can.patterns - {"channel"}
+        choices |= {
+            f"{layer.name}:sparsity": SPARSITIES if patterns else (0.0,),
+            f"{layer.name}:pattern": _keep(PATTERNS, patterns) or ("element",),
+            f"{layer.name}:clusters": _keep(CLUSTERS, can.clusters),
+            f"{layer.name}:bits": _keep(BITS, can.bits),
+            f"{layer.name}:bias_bits": _keep(BITS, can.bias_bits) if layer.bias_size else (32,),
+        }
+    _restrict(choices, restrictions or {}, [layer.name for layer in profile.layers])
+    knobs = [
+        Knob(name, values, name.rpartition(":")[2] in _ORDERED) for name, values in choices.items()
+    ]
+    return SearchSpace(knobs, profile)
+
+
+def _keep(values: Sequence[Any], allowed: frozenset[Any]) -> tuple[Any, ...]:
+    return tuple(value for value in values if value in allowed)
+
+
+def _restrict(
+    choices: dict[str, tuple[Any, ...]], restrictions: Mapping[str, Any], layers: Sequence[str]
+) -> None:
+    for key, value in restrictions.items():
+        if key == "layers":
+            for pattern, knobs in _table("layers", value).items():
+                matched = fnmatch.filter(layers, pattern)
+                if not matched:
+                    raise InvalidRequest(
+                        f"space: layer pattern {pattern!r} matches nothing; "
+                        f"the layers are {', '.join(layers)}"
+                    )
+                for knob, rule in _table(f"layers.{pattern!r}", knobs).items():
+                    if knob not in _LAYER_KNOBS:
+                        raise _unknown_knob(f"layers.{pattern!r}.{knob}", _LAYER_KNOBS)
+                    for name in matched:
+                        full = f"{name}:{knob}"
+                        choices[full] = _apply(f"layers.{pattern!r}.{knob}", choices[full], rule)
+        elif key == "distillation":
+            for knob, rule in _table(key, value).items():
+                full = f"distillation.{knob}"
+                if full not in choices:
+                    raise _unknown_knob(full, ("kind", "temperature", "weight"))
+                choices[full] = _apply(full, choices[full], rule)
+        elif key in choices and ":" not in key:
+            choices[key] = _apply(key, choices[key], value)
+        else:
+            top = [name for name in choices if ":" not in name and "." not in name]
+            raise _unknown_knob(key, [*top, "distillation", "layers"])
+
+
+def _table(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"space: {name} must be a table, but got {value!r}")
+    return value
+
+
+def _unknown_knob(name: str, known: Sequence[str]) -> InvalidRequest:
+    return InvalidRequest(f"space: unknown knob {name}; the known ones are {', '.join(known)}")
+
+
+def _apply(name: str, choices: tuple[Any, ...], rule: object) -> tuple[Any, ...]:
+    """The choices a rule leaves, in the order of `choices`."""
+    knob = name.rpartition(".")[2] if name.startswith("layers.") else name
+    if rule == DROP:
+        return (_NEUTRAL[knob],)
+    if isinstance(rule, Mapping):
+        unknown = sorted(set(rule) - {"min", "max"})
+        if unknown or knob not in _ORDERED:
+            raise InvalidRequest(f"space: {name} cannot take {dict(rule)!r}; min and max only")
+        low, high = rule.get("min", float("-inf")), rule.get("max", float("inf"))
+        kept = tuple(c for c in choices if c is not None and low <= c <= high)
+        if not kept:
+            raise InvalidRequest(f"space: {name} has no choice from {low} to {high} in {choices}")
+        return kept
+    wanted = [None if v == "none" and knob == "clusters" else v for v in _as_list(rule)]
+    if knob == "order":
+        wanted = [format_order(parse_order(str(v))) for v in wanted]
+    if not wanted:
+        raise InvalidRequest(f"space: {name} must keep at least one choice, but got []")
+    if knob == "sparsity":
+        # Sparsity is continuous: any legal value may be asked for, not only the default grid.
+        for value in wanted:
+            LayerPolicy(sparsity=_number(name, value))
+        return tuple(sorted(float(v) for v in wanted))
+    refused = [v for v in wanted if v not in choices]
+    if refused:
+        allowed = ", ".join("none" if c is None else str(c) for c in choices)
+        raise InvalidRequest(f"space: {name} cannot be {refused[0]!r}; allowed: {allowed}")
+    return tuple(c for c in choices if c in wanted)
+
+
+def _as_list(rule: object) -> list[Any]:
+    return list(rule) if isinstance(rule, list | tuple) else [rule]
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"space: {name} must be a number, but got {value!r}")
+    return float(value)

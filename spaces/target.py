@@ -1,0 +1,49 @@
+"""A hardware profile: what the device stores, how fast it computes, and where each figure is from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Figure", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of a profile with its source; `assumed` where nothing was measured or published."""
+
+    value: float
+    source: str
+
+    @property
+    def is_assumed(self) -> bool:
+        """True when no source stands behind the value."""
+        return self.source.startswith("assumed")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device.
+
+    Attributes:
+        name, description: as in `--target NAME`.
+        artifact_format: the format size_bytes is measured in.
+        native_format: the format the device's own runtime loads, as yet `packed` stands for it.
+        throughput_gmacs: data type ("fp32", "fp16", "int8") -> 10^9 multiply-accumulates a second.
+        bandwidth_gbps: memory bandwidth, 10^9 bytes a second.
+        overhead_us: fixed cost of one operation, microseconds.
+        compute_dtype: what weights that are not 8-bit integers compute in.
+        int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
+        kernel_truth: what is faster, slower or equal, in words, shown to the user.
+        is_this_machine: the latency is measured here rather than modelled.
+    """
+
+    name: str
+    description: str
+    artifact_format: str
+    native_format: str
+    throughput_gmacs: Mapping[str, Figure]
+    bandwidth_gbps: Figure
+    overhead_us: Figure
+    compute_dtype: str
+    int8_needs_activation_bits: bool
+    kernel_truth: tuple[str, ...]
+    is_this_machine: bool = False
