@@ -183,9 +183,8 @@ class Policy:
         _require(len(set(order)) == len(order), "order", "distinct stages", format_order(order))
         names = [name for name, _ in self.layers]
         _require(len(set(names)) == len(names), "layers", "named once each", sorted(names))
-        _require(
-            self.activation_bits in (8, 32), "activation_bits", "8 or 32", self.activation_bits
-        )
+        bits = self.activation_bits
+        _require(bits in (8, 32), "activation_bits", "8 or 32", bits)
         inits = CLUSTER_INITS
         _require(self.cluster_init in inits, "cluster_init", f"one of {inits}", self.cluster_init)
         _require(self.scheme in SCHEMES, "scheme", f"one of {SCHEMES}", self.scheme)

@@ -1,4 +1,4 @@
-"""What is known of a trained network before any training: made once by a worker, kept in the record."""
+"""What is known of a network before any training: made once by a worker, kept in the record."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -28,24 +28,11 @@ from spaces.profile import ModelProfile
 __all__ = ["DROP", "Knob", "SearchSpace", "build_space"]
 
 #: Fine near 1, because bytes fall with the density 1 - sparsity.
+# fmt: off
 SPARSITIES = (
-    0.0,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.85,
-    0.9,
-    0.92,
-    0.94,
-    0.95,
-    0.96,
-    0.97,
-    0.98,
-    0.985,
-    0.99,
-    0.995,
+    0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995,
 )
+# fmt: on
 CLUSTERS = (None, 256, 128, 64, 32, 16, 12, 8, 6, 5, 4, 3, 2)
 BITS = (32, 16, 8, 7, 6, 5, 4, 3, 2)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0)
@@ -208,7 +195,7 @@ class SearchSpace:
         return self.decode([int(i) for i in rng.integers(0, self.sizes)])
 
     def neighbours(self, policy: Policy) -> list[Policy]:
-        """Every distinct policy one knob away: one step of an ordered knob, any other choice else."""
+        """Every distinct policy one knob away: one step if ordered, else any other choice."""
         vector = self.encode(policy)
         found: dict[str, Policy] = {}
         for at, knob in enumerate(self.knobs):
@@ -341,7 +328,7 @@ def _apply(name: str, choices: tuple[Any, ...], rule: object) -> tuple[Any, ...]
         if not kept:
             raise InvalidRequest(f"space: {name} has no choice from {low} to {high} in {choices}")
         return kept
-    wanted = [None if v == "none" and knob == "clusters" else v for v in _as_list(rule)]
+    wanted: list[Any] = [None if v == "none" and knob == "clusters" else v for v in _as_list(rule)]
     if knob == "order":
         wanted = [format_order(parse_order(str(v))) for v in wanted]
     if not wanted:
@@ -350,7 +337,7 @@ def _apply(name: str, choices: tuple[Any, ...], rule: object) -> tuple[Any, ...]
         # Sparsity is continuous: any legal value may be asked for, not only the default grid.
         for value in wanted:
             LayerPolicy(sparsity=_number(name, value))
-        return tuple(sorted(float(v) for v in wanted))
+        return tuple(sorted(map(float, wanted)))
     refused = [v for v in wanted if v not in choices]
     if refused:
         allowed = ", ".join("none" if c is None else str(c) for c in choices)

@@ -1,4 +1,4 @@
-"""A hardware profile: what the device stores, how fast it computes, and where each figure is from."""
+"""A hardware profile: what a device stores, how fast it computes, each figure with its source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ __all__ = ["Figure", "Target"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a profile with its source; `assumed` where nothing was measured or published."""
+    """One number with its source; `assumed` where nothing was measured or published."""
 
     value: float
     source: str
