@@ -1,5 +1,6 @@
 """The hard limits a user sets."""
 
+import math
 from dataclasses import dataclass, fields
 
 from spaces.errors import InvalidRequest
@@ -30,6 +31,9 @@ class Budget:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
+        for name, limit in self.to_dict().items():
+            if not math.isfinite(limit):
+                raise InvalidRequest(f"budget {name} must be finite, but got {limit}")
         for name in ("size_bytes", "download_bytes", "latency_ms"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -179,11 +179,10 @@ class Front:
     @classmethod
     def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Front":
         """The front of the trials of one fidelity."""
-        finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
+        finished = _finished(trials, fidelity)
         feasible = [t for t in finished if judge.is_feasible(t)]
         points = judge.points(feasible)
         members = [t for t, keep in zip(feasible, nondominated(points), strict=True) if keep]
-        members.sort(key=_by_size)
         return cls(
             fidelity=fidelity,
             members=tuple(members),
@@ -203,6 +202,12 @@ def _measured(trial: Trial) -> Measurement:
 def _by_size(trial: Trial) -> tuple[float, float, int]:
     measurement = _measured(trial)
     return measurement.size_bytes, measurement.latency.median_ms, trial.number
+
+
+def _finished(trials: Iterable[Trial], fidelity: int) -> list[Trial]:
+    """Those with a measurement, by size: of equal points the same one counts in every order."""
+    finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
+    return sorted(finished, key=_by_size)
 
 
 def pick(feasible: Sequence[Trial], metric: Metric) -> Trial | None:
@@ -253,7 +258,7 @@ class Certificate:
     @classmethod
     def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Certificate":
         """The certificate from every finished trial of one fidelity."""
-        finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
+        finished = _finished(trials, fidelity)
         if not finished:
             return cls((), (), None, {}, (), ())
         points = judge.points(finished)

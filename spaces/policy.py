@@ -102,11 +102,16 @@ class LayerPolicy:
     def __post_init__(self) -> None:
         _require(0.0 <= self.sparsity < 1.0, "sparsity", "at least 0 and under 1", self.sparsity)
         _require(self.pattern in PATTERNS, "pattern", f"one of {PATTERNS}", self.pattern)
-        clusters_ok = self.clusters is None or 1 <= self.clusters <= 65535
+        clusters_ok = self.clusters is None or self.clusters in range(1, 65536)
         _require(clusters_ok, "clusters", "none or 1 to 65535", self.clusters)
         for name in ("bits", "bias_bits"):
             bits = getattr(self, name)
-            _require(bits in (16, 32) or 2 <= bits <= 8, name, "2 to 8, 16 or 32", bits)
+            _require(bits in (16, 32) or bits in range(2, 9), name, "2 to 8, 16 or 32", bits)
+            object.__setattr__(self, name, int(bits))
+        # 8 and 8.0 are equal, but not as text: the digest needs one type a knob.
+        object.__setattr__(self, "sparsity", float(self.sparsity))
+        if self.clusters is not None:
+            object.__setattr__(self, "clusters", int(self.clusters))
 
     def without(self, absent: Iterable[Stage]) -> "LayerPolicy":
         """The same policy with the knobs of `absent` stages neutral."""
@@ -148,6 +153,8 @@ class Distillation:
         _require(self.kind in kinds, "distillation kind", f"one of {kinds}", self.kind)
         _require(0.5 <= self.temperature <= 100, "temperature", "0.5 to 100", self.temperature)
         _require(0.0 <= self.weight <= 1.0, "distillation weight", "0 to 1", self.weight)
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "weight", float(self.weight))
 
     @property
     def is_neutral(self) -> bool:
@@ -196,7 +203,7 @@ class Policy:
         absent = [stage for stage in Stage if stage not in order]
         layers = {name: layer.without(absent) for name, layer in self.layers}
         distillation = self.distillation
-        activation_bits = self.activation_bits if Stage.QUANTIZE in order else FULL_BITS
+        activation_bits = int(self.activation_bits) if Stage.QUANTIZE in order else FULL_BITS
         if Stage.DISTILL not in order or distillation.is_neutral:
             distillation = Distillation()
         elif distillation.kind == "attention":

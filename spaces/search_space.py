@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.capabilities import Capabilities
+from spaces.capabilities import Capabilities, LayerCapabilities
 from spaces.errors import InvalidRequest
 from spaces.policy import (
     ALL_ORDERS,
@@ -64,6 +64,8 @@ _ORDERED = {
     "distillation.weight",
 }
 _LAYER_KNOBS = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
+#: Of a kind that backend and target do not both know: such a layer is left alone.
+_NOTHING = LayerCapabilities(frozenset({32}), frozenset({None}), frozenset(), frozenset({32}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class SearchSpace:
     def decode(self, vector: Sequence[int]) -> Policy:
         """(knobs,) ints -> the normalised policy.
 
-        Coupled layers with the pattern "channel" take their group's first layer's sparsity.
+        Coupled layers lose the same channels, or none: see `_couple`.
 
         Raises:
             InvalidRequest: wrong length, or an entry that names no choice.
@@ -131,7 +133,7 @@ class SearchSpace:
             for name in self.layer_names
         }
         for group in self._groups:
-            _couple(layers, group)
+            self._couple(layers, group)
         return Policy(
             order=parse_order(values["order"]),
             layers=tuple(layers.items()),
@@ -145,6 +147,21 @@ class SearchSpace:
             scheme=values["scheme"],
             granularity=values["granularity"],
         )
+
+    def _couple(self, layers: dict[str, LayerPolicy], group: Sequence[str]) -> None:
+        """The group's first layer decides for all, if each member offers what it asks for."""
+        leader = layers[group[0]]
+        offered = (self.knob(f"{name}:sparsity").choices for name in group)
+        together = leader.pattern == "channel" and leader.sparsity > 0
+        if together and all(leader.sparsity in choices for choices in offered):
+            for name in group:
+                layers[name] = replace(layers[name], pattern="channel", sparsity=leader.sparsity)
+            return
+        for name in group:
+            if layers[name].pattern == "channel":
+                can_turn = "element" in self.knob(f"{name}:pattern").choices
+                change = {"pattern": "element"} if can_turn else {"sparsity": 0.0}
+                layers[name] = replace(layers[name], **change)
 
     def encode(self, policy: Policy) -> tuple[int, ...]:
         """The vector of a policy of this space: `decode(encode(p)) == p`.
@@ -213,16 +230,6 @@ class SearchSpace:
         return [{"knob": k.name, "choices": list(k.choices)} for k in self.knobs]
 
 
-def _couple(layers: dict[str, LayerPolicy], group: Sequence[str]) -> None:
-    """Layers whose output channels are added together lose the same channels, or none."""
-    leader = layers[group[0]]
-    for name in group[1:]:
-        if leader.pattern == "channel" and leader.sparsity > 0:
-            layers[name] = replace(layers[name], pattern="channel", sparsity=leader.sparsity)
-        elif layers[name].pattern == "channel":
-            layers[name] = replace(layers[name], pattern="element")
-
-
 def build_space(
     profile: ModelProfile,
     capabilities: Capabilities,
@@ -238,7 +245,7 @@ def build_space(
 
     Raises:
         InvalidRequest: a restriction names an unknown knob, a layer pattern that matches nothing,
-            or a value that is not allowed.
+            or a value that is not allowed; or a knob has no choice left.
     """
     choices: dict[str, tuple[Any, ...]] = {
         "order": tuple(format_order(o) for o in ALL_ORDERS if o in capabilities.orders),
@@ -252,9 +259,10 @@ def build_space(
         "scheme": SCHEMES,
         "granularity": GRANULARITIES,
     }
+    layer_patterns = _layer_patterns(profile, capabilities)
     for layer in profile.layers:
-        can = capabilities.layers[layer.kind]
-        patterns = can.patterns if layer.can_prune_channels else can.patterns - {"channel"}
+        can = capabilities.layers.get(layer.kind, _NOTHING)
+        patterns = layer_patterns[layer.name]
         choices |= {
             f"{layer.name}:sparsity": SPARSITIES if patterns else (0.0,),
             f"{layer.name}:pattern": _keep(PATTERNS, patterns) or ("element",),
@@ -262,11 +270,44 @@ def build_space(
             f"{layer.name}:bits": _keep(BITS, can.bits),
             f"{layer.name}:bias_bits": _keep(BITS, can.bias_bits) if layer.bias_size else (32,),
         }
+    for name, values in choices.items():
+        if not values:
+            raise InvalidRequest(f"space: {name} has no choice that {capabilities.name} can do")
     _restrict(choices, restrictions or {}, [layer.name for layer in profile.layers])
+    for group in profile.channel_groups:
+        _share(choices, group)
     knobs = [
         Knob(name, values, name.rpartition(":")[2] in _ORDERED) for name, values in choices.items()
     ]
     return SearchSpace(knobs, profile)
+
+
+def _layer_patterns(profile: ModelProfile, capabilities: Capabilities) -> dict[str, frozenset[str]]:
+    """Layer name -> patterns. Coupled layers lose channels only if every one of them can."""
+    patterns = {}
+    for layer in profile.layers:
+        can = capabilities.layers.get(layer.kind, _NOTHING).patterns
+        patterns[layer.name] = can if layer.can_prune_channels else can - {"channel"}
+    for group in profile.channel_groups:
+        if any("channel" not in patterns[name] for name in group):
+            patterns |= {name: patterns[name] - {"channel"} for name in group}
+    return patterns
+
+
+def _share(choices: dict[str, tuple[Any, ...]], group: Sequence[str]) -> None:
+    """A restriction of one coupled layer's pattern, or of its channels, holds for its group."""
+
+    def share(knob: str) -> tuple[Any, ...]:
+        names = [f"{name}:{knob}" for name in group]
+        common = tuple(c for c in choices[names[0]] if all(c in choices[n] for n in names))
+        if not common:
+            rule = f"coupled layers {', '.join(group)} must share a {knob}"
+            raise InvalidRequest(f"space: {rule}, but the restrictions leave none")
+        choices.update(dict.fromkeys(names, common))
+        return common
+
+    if share("pattern") == ("channel",):
+        share("sparsity")
 
 
 def _keep(values: Sequence[Any], allowed: frozenset[Any]) -> tuple[Any, ...]:
@@ -276,6 +317,7 @@ def _keep(values: Sequence[Any], allowed: frozenset[Any]) -> tuple[Any, ...]:
 def _restrict(
     choices: dict[str, tuple[Any, ...]], restrictions: Mapping[str, Any], layers: Sequence[str]
 ) -> None:
+    offered = dict(choices)
     for key, value in restrictions.items():
         if key == "layers":
             for pattern, knobs in _table("layers", value).items():
@@ -289,16 +331,16 @@ def _restrict(
                     if knob not in _LAYER_KNOBS:
                         raise _unknown_knob(f"layers.{pattern!r}.{knob}", _LAYER_KNOBS)
                     for name in matched:
-                        full = f"{name}:{knob}"
-                        choices[full] = _apply(f"layers.{pattern!r}.{knob}", choices[full], rule)
+                        full, shown = f"{name}:{knob}", f"layers.{pattern!r}.{knob}"
+                        choices[full] = _apply(shown, offered[full], choices[full], rule)
         elif key == "distillation":
             for knob, rule in _table(key, value).items():
                 full = f"distillation.{knob}"
                 if full not in choices:
                     raise _unknown_knob(full, ("kind", "temperature", "weight"))
-                choices[full] = _apply(full, choices[full], rule)
+                choices[full] = _apply(full, offered[full], choices[full], rule)
         elif key in choices and ":" not in key:
-            choices[key] = _apply(key, choices[key], value)
+            choices[key] = _apply(key, offered[key], choices[key], value)
         else:
             top = [name for name in choices if ":" not in name and "." not in name]
             raise _unknown_knob(key, [*top, "distillation", "layers"])
@@ -314,35 +356,48 @@ def _unknown_knob(name: str, known: Sequence[str]) -> InvalidRequest:
     return InvalidRequest(f"space: unknown knob {name}; the known ones are {', '.join(known)}")
 
 
-def _apply(name: str, choices: tuple[Any, ...], rule: object) -> tuple[Any, ...]:
-    """The choices a rule leaves, in the order of `choices`."""
+def _apply(
+    name: str, offered: tuple[Any, ...], choices: tuple[Any, ...], rule: object
+) -> tuple[Any, ...]:
+    """The choices a rule leaves of `choices`, in their order; `offered` knows no restriction."""
     knob = name.rpartition(".")[2] if name.startswith("layers.") else name
     if rule == DROP:
+        if _NEUTRAL[knob] not in offered:
+            raise _refused(name, DROP, offered)
         return (_NEUTRAL[knob],)
     if isinstance(rule, Mapping):
-        unknown = sorted(set(rule) - {"min", "max"})
-        if unknown or knob not in _ORDERED:
+        if not rule or set(rule) - {"min", "max"} or knob not in _ORDERED:
             raise InvalidRequest(f"space: {name} cannot take {dict(rule)!r}; min and max only")
-        low, high = rule.get("min", float("-inf")), rule.get("max", float("inf"))
-        kept = tuple(c for c in choices if c is not None and low <= c <= high)
-        if not kept:
-            raise InvalidRequest(f"space: {name} has no choice from {low} to {high} in {choices}")
-        return kept
+        return _between(name, choices, rule)
     wanted: list[Any] = [None if v == "none" and knob == "clusters" else v for v in _as_list(rule)]
     if knob == "order":
         wanted = [format_order(parse_order(str(v))) for v in wanted]
     if not wanted:
         raise InvalidRequest(f"space: {name} must keep at least one choice, but got []")
-    if knob == "sparsity":
+    if knob == "sparsity" and offered != (0.0,):
         # Sparsity is continuous: any legal value may be asked for, not only the default grid.
         for value in wanted:
-            LayerPolicy(sparsity=_number(name, value))
-        return tuple(sorted(map(float, wanted)))
-    refused = [v for v in wanted if v not in choices]
-    if refused:
-        allowed = ", ".join("none" if c is None else str(c) for c in choices)
-        raise InvalidRequest(f"space: {name} cannot be {refused[0]!r}; allowed: {allowed}")
+            if not 0.0 <= _number(name, value) < 1.0:
+                raise InvalidRequest(f"space: {name} must be at least 0 and under 1, got {value}")
+        return tuple(sorted({float(value) for value in wanted}))
+    for value in wanted:
+        if value not in choices:
+            raise _refused(name, value, choices)
     return tuple(c for c in choices if c in wanted)
+
+
+def _between(name: str, choices: tuple[Any, ...], rule: Mapping[str, Any]) -> tuple[Any, ...]:
+    low = _number(name, rule.get("min", float("-inf")))
+    high = _number(name, rule.get("max", float("inf")))
+    kept = tuple(c for c in choices if c is not None and low <= c <= high)
+    if not kept:
+        raise InvalidRequest(f"space: {name} has no choice from {low} to {high} in {choices}")
+    return kept
+
+
+def _refused(name: str, value: object, choices: tuple[Any, ...]) -> InvalidRequest:
+    allowed = ", ".join("none" if c is None else str(c) for c in choices)
+    return InvalidRequest(f"space: {name} cannot be {value!r}; allowed: {allowed}")
 
 
 def _as_list(rule: object) -> list[Any]:

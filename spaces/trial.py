@@ -1,6 +1,7 @@
 """Finished facts: what a policy was worth, or why it could not be had."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -108,6 +109,9 @@ class Latency:
 class Measurement:
     """Everything a finished evaluation knows.
 
+    A network whose metric is not a finite number is a `Failure`, never a measurement: NaN would be
+    within every limit, and nothing would dominate it.
+
     Attributes:
         metric, metric_se: on the validation split, of the DECODED file's network.
         metric_samples: how many samples stand behind it.
@@ -134,6 +138,15 @@ class Measurement:
     seconds: Mapping[str, float]
     audit: tuple[StageAudit, ...]
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("metric", "metric_se"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, but got {getattr(self, name)}")
+        positive = {"size_bytes": self.size_bytes, "latency median_ms": self.latency.median_ms}
+        for name, value in positive.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, but got {value}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":

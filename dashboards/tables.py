@@ -1,0 +1,368 @@
+"""Trials -> tidy pandas frames, one fact a row, units in the column names. Draws nothing.
+
+trial_table(trials, judge)      one row a trial
+policy_table(policy, profile)   one row a layer: what it is and what was asked of it
+ledger_table(measurement)       one row a section of the file
+stage_table(measurement)        one row a stage; audit_table: one row a stage and layer
+step_table, excess_table, ...   the certificate
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboards.text import format_ms, spreadsheet_text
+from spaces import (
+    Budget,
+    Certificate,
+    Front,
+    Judge,
+    Measurement,
+    Metric,
+    ModelProfile,
+    Policy,
+    Step,
+    Trial,
+    format_order,
+)
+
+__all__ = [
+    "DOMINATED",
+    "FAILED",
+    "FRONT",
+    "OVER_BUDGET",
+    "REFERENCE_ORIGIN",
+    "audit_table",
+    "budget_table",
+    "excess_table",
+    "front_rows",
+    "ledger_table",
+    "policy_summary",
+    "policy_table",
+    "select_trials",
+    "stage_table",
+    "step_table",
+    "to_csv",
+    "trial_table",
+    "with_test_scores",
+]
+
+FRONT, DOMINATED, OVER_BUDGET, FAILED = "front", "dominated", "over budget", "failed"
+REFERENCE_ORIGIN = "reference"
+_INTEGER_COLUMNS = ("size_bytes", "download_bytes", "macs")
+_TRIAL_COLUMNS = (
+    "number",
+    "status",
+    "is_pick",
+    "origin",
+    "reference",
+    "order",
+    "policy",
+    "metric",
+    "metric_se",
+    "drop",
+    "size_bytes",
+    "size_ratio",
+    "download_bytes",
+    "latency_ms",
+    "latency_p95_ms",
+    "latency_source",
+    "latency_device",
+    "macs",
+    "seconds",
+    "over_limits",
+    "failure",
+    "fidelity_samples",
+    "repeat",
+    "finished_at_s",
+    "policy_digest",
+    "key",
+)
+
+
+def trial_table(trials: Sequence[Trial], judge: Judge) -> pd.DataFrame:
+    """One row a trial, in record order; numbers of a failed trial are missing.
+
+    `status` is one of FRONT, DOMINATED, OVER_BUDGET and FAILED; front and pick are those of the
+    trial's own fidelity, because trials of different fidelity do not compare.
+    """
+    fronts = [
+        Front.of(trials, judge, fidelity)
+        for fidelity in sorted({trial.identity.fidelity for trial in trials})
+    ]
+    on_front = {member.identity.key for front in fronts for member in front.members}
+    picks = {front.pick.identity.key for front in fronts if front.pick is not None}
+    rows = [_trial_row(trial, judge, on_front, picks) for trial in trials]
+    frame = pd.DataFrame(rows, columns=list(_TRIAL_COLUMNS))
+    return frame.astype(dict.fromkeys(_INTEGER_COLUMNS, "Int64"))
+
+
+def _trial_row(
+    trial: Trial, judge: Judge, on_front: set[str], picks: set[str]
+) -> dict[str, object]:
+    identity = trial.identity
+    row: dict[str, object] = {
+        "number": trial.number,
+        "status": FAILED,
+        "is_pick": identity.key in picks,
+        "origin": trial.origin,
+        "reference": _reference_name(trial.origin),
+        "order": format_order(trial.policy.order),
+        "policy": policy_summary(trial.policy),
+        "metric": np.nan,
+        "metric_se": np.nan,
+        "drop": np.nan,
+        "size_ratio": np.nan,
+        "latency_ms": np.nan,
+        "latency_p95_ms": np.nan,
+        "latency_source": "",
+        "latency_device": "",
+        "seconds": np.nan,
+        "over_limits": "",
+        "failure": "",
+        "fidelity_samples": identity.fidelity,
+        "repeat": identity.repeat,
+        "finished_at_s": trial.finished_at,
+        "policy_digest": identity.policy_digest,
+        "key": identity.key,
+    }
+    measurement = trial.measurement
+    if measurement is None:
+        return row | {"failure": str(trial.outcome)}
+    excess = {k: v for k, v in judge.violations(measurement).items() if v > 0}
+    status = OVER_BUDGET if excess else FRONT if identity.key in on_front else DOMINATED
+    latency = measurement.latency
+    return row | {
+        "status": status,
+        "metric": measurement.metric,
+        "metric_se": measurement.metric_se,
+        "drop": judge.metric.drop(measurement.metric, judge.profile.baseline_metric),
+        "size_bytes": measurement.size_bytes,
+        "size_ratio": judge.profile.baseline_size_bytes / measurement.size_bytes,
+        "download_bytes": measurement.download_bytes,
+        "latency_ms": latency.median_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "latency_source": latency.source,
+        "latency_device": latency.device,
+        "macs": measurement.macs,
+        "seconds": sum(measurement.seconds.values()),
+        "over_limits": ", ".join(_excess_words(k, v, judge.metric) for k, v in excess.items()),
+    }
+
+
+def _reference_name(origin: str) -> str:
+    """`"reference: uniform int8"` -> `"uniform int8"`; "" for every other origin."""
+    kind, _, name = origin.partition(":")
+    return name.strip() if kind == REFERENCE_ORIGIN else ""
+
+
+def _excess_words(limit: str, excess: float, metric: Metric) -> str:
+    if limit == "metric":
+        amount = f"{100 * excess:.2f} points" if metric.unit == "share" else f"{excess:.3g}"
+        return f"{metric.name} {amount} short"
+    words = {"size_bytes": "file", "download_bytes": "download", "latency_ms": "latency"}
+    return f"{words[limit]} {100 * excess:.3g} % over"
+
+
+def policy_summary(policy: Policy) -> str:
+    """What a policy asks for in one line: `"90-98 % sparse · 16 clusters · 4-8 bit"`.
+
+    Ranges are over the layers it names; the order of the stages is not repeated.
+    """
+    layers = [layer for _, layer in policy.layers]
+    sparsities = [100 * layer.sparsity for layer in layers if layer.sparsity > 0]
+    channels = sum(layer.pattern == "channel" for layer in layers)
+    clusters = [layer.clusters for layer in layers if layer.clusters is not None]
+    bits = [layer.bits for layer in layers if layer.bits < 32]
+    distillation = policy.distillation
+    parts = [
+        f"{_range(sparsities)} % sparse" if sparsities else "",
+        f"{channels} by channel" if channels else "",
+        f"{_range(clusters)} clusters" if clusters else "",
+        f"{_range(bits)} bit" if bits else "",
+        f"{policy.activation_bits} bit activations" if policy.activation_bits < 32 else "",
+        "" if distillation.is_neutral else f"{distillation.kind} T {distillation.temperature:g}",
+    ]
+    return " · ".join(part for part in parts if part) or "nothing changed"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g}-{high:.3g}"
+
+
+def front_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The front of a trial table, from the smallest to the largest file."""
+    return table[table["status"] == FRONT].sort_values(
+        ["size_bytes", "latency_ms", "number"], ignore_index=True
+    )
+
+
+def select_trials(table: pd.DataFrame, metric: Metric, best: int) -> pd.DataFrame:
+    """The rows worth reading first: the front, the references, the `best` others by metric.
+
+    Feasible trials come before those over the budget, and failed ones last. Never fewer than the
+    front: a page shows all of it.
+    """
+    rank = table["status"].map({FRONT: 0, DOMINATED: 1, OVER_BUDGET: 2, FAILED: 3})
+    keyed = table.assign(
+        _first=(rank > 0) & (table["reference"] == ""),
+        _rank=rank,
+        _loss=table["metric"].map(metric.loss),
+    ).sort_values(["_first", "_rank", "_loss", "number"], ignore_index=True)
+    kept = keyed.head(int((~keyed["_first"]).sum()) + best)
+    return kept.drop(columns=["_first", "_rank", "_loss"])
+
+
+def with_test_scores(
+    table: pd.DataFrame, test_scores: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """The table with `test_metric` and `test_metric_se`, missing where none was computed.
+
+    Args:
+        table: of `trial_table`.
+        test_scores: identity key -> {"metric", "metric_se"}.
+    """
+    scores: list[Mapping[str, float]] = [test_scores.get(key, {}) for key in table["key"]]
+    return table.assign(
+        test_metric=[score.get("metric", np.nan) for score in scores],
+        test_metric_se=[score.get("metric_se", np.nan) for score in scores],
+    )
+
+
+def policy_table(policy: Policy, profile: ModelProfile) -> pd.DataFrame:
+    """One row a compressible layer, in the order of the forward pass.
+
+    Columns: layer, kind, shape, weights, macs, then the knobs; `clusters` is missing without any.
+    """
+    rows = []
+    for layer in profile.layers:
+        asked = policy.layer(layer.name)
+        rows.append(
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "shape": "x".join(map(str, layer.weight_shape)),
+                "weights": layer.weight_count,
+                "macs": layer.macs,
+                "sparsity": asked.sparsity,
+                "pattern": asked.pattern,
+                "clusters": asked.clusters,
+                "bits": asked.bits,
+                "bias_bits": asked.bias_bits,
+            }
+        )
+    columns = ["layer", "kind", "shape", "weights", "macs"]
+    columns += ["sparsity", "pattern", "clusters", "bits", "bias_bits"]
+    return pd.DataFrame(rows, columns=columns).astype({"clusters": "Int64"})
+
+
+def ledger_table(measurement: Measurement) -> pd.DataFrame:
+    """One row a section of the file, in file order; layer "" is the file's own. Sums to its size.
+
+    Columns: layer, section, size_bytes, share (of the whole file).
+    """
+    rows = [
+        {"layer": line.layer, "section": line.section, "size_bytes": line.size_bytes}
+        for line in measurement.ledger
+    ]
+    frame = pd.DataFrame(rows, columns=["layer", "section", "size_bytes"])
+    return frame.assign(share=frame["size_bytes"] / measurement.size_bytes)
+
+
+def stage_table(measurement: Measurement) -> pd.DataFrame:
+    """One row a stage of the audit.
+
+    Columns: position (from 1), stage, samples, seconds, metric, destroyed.
+    """
+    rows = [
+        {
+            "position": position,
+            "stage": entry.stage,
+            "samples": entry.samples,
+            "seconds": entry.seconds,
+            "metric": entry.metric,
+            "destroyed": ", ".join(entry.destroyed),
+        }
+        for position, entry in enumerate(measurement.audit, start=1)
+    ]
+    columns = ["position", "stage", "samples", "seconds", "metric", "destroyed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def audit_table(measurement: Measurement) -> pd.DataFrame:
+    """One row a stage and layer. Columns: position, stage, layer, sparsity, distinct_nonzero."""
+    rows = [
+        {
+            "position": position,
+            "stage": entry.stage,
+            "layer": layer,
+            "sparsity": audit.sparsity,
+            "distinct_nonzero": audit.distinct_nonzero,
+        }
+        for position, entry in enumerate(measurement.audit, start=1)
+        for layer, audit in entry.layers.items()
+    ]
+    columns = ["position", "stage", "layer", "sparsity", "distinct_nonzero"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def budget_table(budget: Budget, metric: Metric, profile: ModelProfile) -> pd.DataFrame:
+    """One row a limit that is set. Columns: limit, asked, baseline: words with their units."""
+    limit = budget.metric_limit(metric, profile.baseline_metric)
+    rows: list[tuple[str, str, str]] = []
+    if budget.size_bytes is not None:
+        rows.append(
+            (
+                "file at most",
+                f"{budget.size_bytes:,} bytes",
+                f"{profile.baseline_size_bytes:,} bytes",
+            )
+        )
+    if budget.download_bytes is not None:
+        rows.append(("download at most", f"{budget.download_bytes:,} bytes", ""))
+    if budget.latency_ms is not None:
+        shown = f"{format_ms(profile.baseline_latency_ms)} {profile.latency_source}"
+        rows.append(("latency at most", f"{budget.latency_ms:g} ms", shown))
+    if limit is not None:
+        word = "at least" if metric.higher_is_better else "at most"
+        shown = metric.format(profile.baseline_metric)
+        rows.append((f"{metric.name} {word}", metric.format(limit), shown))
+    return pd.DataFrame(rows, columns=["limit", "asked", "baseline"])
+
+
+def excess_table(certificate: Certificate, judge: Judge) -> pd.DataFrame:
+    """How far the closest trial of a certificate is over each limit it breaks.
+
+    Columns: limit, excess (relative; the metric in its unit), words.
+    """
+    rows = [
+        (limit, excess, _excess_words(limit, excess, judge.metric))
+        for limit, excess in certificate.excess.items()
+    ]
+    return pd.DataFrame(rows, columns=["limit", "excess", "words"])
+
+
+def step_table(steps: Iterable[Step]) -> pd.DataFrame:
+    """What the next bytes buy: one row a step between neighbours.
+
+    Columns: from_trial, to_trial, extra_bytes, gain, gain_per_10_kb (of the metric).
+    """
+    rows = [
+        (step.from_trial, step.to_trial, step.extra_bytes, step.gain, step.gain_per_10_kb)
+        for step in steps
+    ]
+    columns = ["from_trial", "to_trial", "extra_bytes", "gain", "gain_per_10_kb"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """CSV for a spreadsheet: no cell of text can run as a formula."""
+    safe: dict[str, Any] = {}
+    for column in table.columns:
+        values = table[column]
+        is_text = not pd.api.types.is_numeric_dtype(values)
+        safe[str(column)] = values.map(spreadsheet_text) if is_text else values
+    return str(pd.DataFrame(safe).to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,1 @@
+"""Policy -> measurement: the only room that knows torch, runtimes and file formats."""

@@ -1,0 +1,1 @@
+"""Artifact formats: a compressed network as the file that ships."""

@@ -1,0 +1,1 @@
+"""The PyTorch backend: stages, training, audit, export and scoring of torch networks."""

@@ -1,0 +1,125 @@
+"""Losses that draw the student towards its teacher."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evaluators.backends.pytorch.train import TrainingData
+from spaces import Distillation
+
+__all__ = ["AttentionMaps", "Teacher", "attention_loss", "distilled_loss", "softened_loss"]
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+BATCH = 1000
+
+
+class Teacher:
+    """The network to imitate; its logits on the training split are computed once and kept."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], data: TrainingData) -> None:
+        """Wrap a trained network (any callable from prepared inputs to logits)."""
+        self.network = network
+        self._data = data
+        self._logits: Tensor | None = None
+
+    @torch.no_grad()
+    def logits(self, indices: Tensor) -> Tensor:
+        """(batch,) training sample indices -> (batch, classes)."""
+        if self._logits is None:
+            inputs = self._data.split.inputs
+            parts = [self.network(self._data.prepare(x)).detach() for x in inputs.split(BATCH)]
+            self._logits = torch.cat(parts).float()
+        return self._logits[indices]
+
+
+def softened_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature^2 * KL(teacher || student) at that temperature (Hinton et al., 1503.02531).
+
+    Args:
+        student, teacher: (batch, classes) logits.
+        temperature: above 0. Its square keeps the gradient's size as the temperature grows.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student / temperature, dim=1),
+        F.log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of normalised attention maps (Zagoruyko and Komodakis, 1612.03928).
+
+    Args:
+        student, teacher: (batch, channels, ...) features of the same spatial shape; the channel
+            counts may differ.
+    """
+
+    def attention(features: Tensor) -> Tensor:
+        return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
+
+    return (attention(student) - attention(teacher)).square().sum(dim=1).mean()
+
+
+class AttentionMaps:
+    """Collects the outputs of a network's convolutions during a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Hook every Conv1d and Conv2d of the model."""
+        self.features: list[Tensor] = []
+        self._handles = [
+            module.register_forward_hook(self._keep)
+            for module in model.modules()
+            if isinstance(module, nn.Conv1d | nn.Conv2d)
+        ]
+
+    @property
+    def is_empty(self) -> bool:
+        """True for a network without convolutions."""
+        return not self._handles
+
+    def _keep(self, _: nn.Module, __: object, output: Tensor) -> None:
+        self.features.append(output)
+
+    def take(self) -> list[Tensor]:
+        """The features since the last call."""
+        taken, self.features = self.features, []
+        return taken
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def distilled_loss(
+    task: Callable[[Tensor, Tensor], Tensor],
+    distillation: Distillation,
+    teacher: Teacher,
+    maps: tuple[AttentionMaps, AttentionMaps] | None,
+) -> Loss:
+    """(1 - weight) * task loss + weight * distillation loss.
+
+    Args:
+        task: (outputs, targets) -> scalar.
+        distillation: kind, temperature, weight.
+        teacher: of the softened logits.
+        maps: (student's, teacher's) for kind "attention".
+    """
+    weight = distillation.weight
+
+    def loss(inputs: Tensor, outputs: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
+        if maps is None:
+            imitation = softened_loss(outputs, teacher.logits(indices), distillation.temperature)
+        else:
+            student_maps = maps[0].take()
+            with torch.no_grad():
+                teacher.network(inputs)
+            pairs = zip(student_maps, maps[1].take(), strict=True)
+            imitation = torch.stack([attention_loss(s, t) for s, t in pairs]).sum()
+        return (1 - weight) * task(outputs, targets) + weight * imitation
+
+    return loss

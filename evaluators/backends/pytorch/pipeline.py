@@ -1,0 +1,240 @@
+"""Runs a policy's stages in its order on a copy of the network, with an audit after each."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluators.backends.pytorch import stages
+from evaluators.backends.pytorch.activations import calibrate
+from evaluators.backends.pytorch.channels import ChannelGroup
+from evaluators.backends.pytorch.device import Precision
+from evaluators.backends.pytorch.distill import AttentionMaps, Loss, Teacher, distilled_loss
+from evaluators.backends.pytorch.student import Student, policy_failure
+from evaluators.backends.pytorch.train import Diverged, TrainingData, fine_tune
+from evaluators.workloads.base import Workload
+from spaces import Failure, LayerAudit, Policy, Stage, StageAudit
+
+__all__ = ["Compressed", "Seeds", "compress", "stage_samples"]
+
+CALIBRATION_SAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """What the random numbers of an evaluation come from, besides its stages."""
+
+    seed: int
+    repeat: int
+    fidelity: int
+
+    def of_stage(self, prefix: list[object]) -> int:
+        """A 63-bit seed from the stages up to and with this one, so that prefixes are shared."""
+        text = json.dumps([self.seed, self.repeat, self.fidelity, prefix], sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A student that went through its policy."""
+
+    student: Student
+    audit: tuple[StageAudit, ...]
+
+
+def stage_samples(total: int, count: int) -> list[int]:
+    """Training samples of each of `count` stages: a quarter each, the last also what is left.
+
+    Equal totals compare equal compute, however many stages a policy has.
+    """
+    if count == 0:
+        return []
+    quarter = total // 4
+    return [quarter] * (count - 1) + [total - quarter * (count - 1)]
+
+
+def compress(
+    workload: Workload,
+    groups: tuple[ChannelGroup, ...],
+    policy: Policy,
+    seeds: Seeds,
+    teacher: Teacher,
+    data: TrainingData,
+    precision: Precision,
+    score: Callable[[nn.Module], float],
+) -> Compressed | Failure:
+    """Apply a policy.
+
+    Args:
+        workload: the trained network and its recipe.
+        groups: of its output channels.
+        policy: what to do. With no stage the network is returned as it is.
+        seeds: fidelity (training samples in all) and seeds.
+        teacher: for the distill stage.
+        data: the training split on the training device.
+        precision: of fine-tuning.
+        score: effective network -> metric on the validation split, for the audit.
+
+    Returns:
+        The student, or the Failure which names layer and stage.
+    """
+    student = Student(workload.model, groups)
+    student.model.to(data.split.inputs.device)
+    failure = policy_failure(policy, student)
+    if failure is not None:
+        return failure
+    run = _Run(workload, policy, student, teacher, data, precision)
+    audits: list[StageAudit] = []
+    prefix: list[object] = []
+    samples = stage_samples(seeds.fidelity, len(policy.order))
+    for stage, budget in zip(policy.order, samples, strict=True):
+        started = time.perf_counter()
+        prefix.append([stage.value, budget, _stage_knobs(policy, stage)])
+        try:
+            run.stage(stage, budget, seeds.of_stage(prefix))
+        except Diverged as error:
+            return Failure("", stage, str(error))
+        layers = student.audit()
+        audits.append(
+            StageAudit(
+                stage=stage.value,
+                samples=budget,
+                seconds=round(time.perf_counter() - started, 3),
+                metric=score(student.model),
+                layers=layers,
+                destroyed=_destroyed(policy, run.done, layers),
+            )
+        )
+    run.close()
+    return Compressed(student, tuple(audits))
+
+
+class _Run:
+    """The state that goes from stage to stage besides the student: the losses and what is done."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        policy: Policy,
+        student: Student,
+        teacher: Teacher,
+        data: TrainingData,
+        precision: Precision,
+    ) -> None:
+        self.workload, self.policy, self.student = workload, policy, student
+        self.teacher, self.data, self.precision = teacher, data, precision
+        self.done: list[Stage] = []
+        self._maps: tuple[AttentionMaps, AttentionMaps] | None = None
+
+    def stage(self, stage: Stage, samples: int, seed: int) -> None:
+        """Establish what the stage asks, then fine-tune with everything in force."""
+        student, policy = self.student, self.policy
+        move: Callable[[int, int], None] | None = None
+        # Dropout and the like draw from torch's global generator; the caller's is left alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            match stage:
+                case Stage.PRUNE:
+                    move = stages.prune_schedule(student, policy)
+                case Stage.CLUSTER:
+                    stages.cluster(student, policy, np.random.default_rng(seed))
+                case Stage.QUANTIZE:
+                    stages.quantize(student, policy)
+                    self._quantize_activations()
+                case Stage.DISTILL:
+                    self._start_distillation()
+            self.done.append(stage)
+
+            def before_step(step: int, steps: int) -> None:
+                if move is not None:
+                    move(step, steps)
+                stages.reassign(student, step)
+
+            fine_tune(
+                model=student.model,
+                data=self.data,
+                recipe=self.workload.recipe,
+                samples=samples,
+                loss=self._loss(),
+                before_step=before_step,
+                generator=torch.Generator().manual_seed(seed),
+                precision=self.precision,
+            )
+            student.model.eval()
+            if move is not None:
+                move(1, 0)  # too few steps may not have reached the end of the ramp
+            stages.settle(student)
+
+    def _quantize_activations(self) -> None:
+        if self.policy.activation_bits == 8:
+            batch = self.data.prepare(self.data.split.inputs[:CALIBRATION_SAMPLES])
+            modules = {name: layer.module for name, layer in self.student.layers.items()}
+            self.student.quantize_activations(calibrate(self.student.model, modules, batch))
+
+    def _start_distillation(self) -> None:
+        if self.policy.distillation.kind != "attention":
+            return
+        network = self.teacher.network
+        maps = AttentionMaps(self.student.model)
+        if not isinstance(network, nn.Module) or maps.is_empty:
+            maps.close()
+            raise Diverged("attention transfer needs convolutions in the network and its teacher")
+        self._maps = (maps, AttentionMaps(network))
+
+    def _loss(self) -> Loss:
+        task = self.workload.loss
+        if Stage.DISTILL in self.done:
+            return distilled_loss(task, self.policy.distillation, self.teacher, self._maps)
+        return lambda inputs, outputs, targets, indices: task(outputs, targets)
+
+    def close(self) -> None:
+        """Remove the hooks of attention transfer."""
+        for maps in self._maps or ():
+            maps.close()
+
+
+def _stage_knobs(policy: Policy, stage: Stage) -> object:
+    """The knobs that decide what a stage computes, JSON-ready."""
+    match stage:
+        case Stage.PRUNE:
+            return [(name, x.sparsity, x.pattern) for name, x in policy.layers]
+        case Stage.CLUSTER:
+            return [policy.cluster_init, [(name, x.clusters) for name, x in policy.layers]]
+        case Stage.QUANTIZE:
+            grid = [policy.scheme, policy.granularity, policy.activation_bits]
+            return [grid, [(name, x.bits, x.bias_bits) for name, x in policy.layers]]
+        case Stage.DISTILL:
+            distillation = policy.distillation
+            return [distillation.kind, distillation.temperature, distillation.weight]
+
+
+def _destroyed(policy: Policy, done: list[Stage], layers: dict[str, LayerAudit]) -> tuple[str, ...]:
+    """What an earlier stage established and the weights no longer show; () when all is kept."""
+    broken = []
+    for name, asked in policy.layers:
+        audit = layers[name]
+        if Stage.PRUNE in done and asked.pattern == "element" and audit.sparsity < asked.sparsity:
+            # One weight of rounding is allowed: round(sparsity * count) weights are pruned.
+            if asked.sparsity - audit.sparsity > 1e-2:
+                broken.append(f"{name}: sparsity {audit.sparsity:.4f} of {asked.sparsity}")
+        distinct = _most_distinct(policy, asked.clusters, asked.bits, done)
+        if distinct is not None and audit.distinct_nonzero > distinct:
+            broken.append(f"{name}: {audit.distinct_nonzero} distinct values of {distinct}")
+    return tuple(broken)
+
+
+def _most_distinct(
+    policy: Policy, clusters: int | None, bits: int, done: list[Stage]
+) -> int | None:
+    limits = []
+    if clusters is not None and Stage.CLUSTER in done:
+        limits.append(clusters)
+    per_tensor = policy.granularity == "tensor" or clusters is not None
+    if bits < 16 and Stage.QUANTIZE in done and per_tensor:
+        limits.append(2**bits)
+    return min(limits, default=None)

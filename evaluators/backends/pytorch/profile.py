@@ -1,0 +1,102 @@
+"""Makes the ModelProfile: shapes, weight quantiles, channel groups and the sensitivity scan."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.backends.pytorch import stages
+from evaluators.backends.pytorch.channels import ChannelGroup
+from evaluators.backends.pytorch.layers import (
+    COMPRESSIBLE,
+    LayerShape,
+    compressible_layers,
+    excluded_modules,
+    trace_shapes,
+)
+from evaluators.backends.pytorch.score import task_loss
+from evaluators.backends.pytorch.student import Student
+from evaluators.workloads.base import Split, Workload
+from spaces import LayerPolicy, LayerProfile, Policy, Sensitivity, Stage
+
+__all__ = ["SCAN", "layer_profiles"]
+
+QUANTILES = 129
+SCAN_SAMPLES = 2000
+
+#: What the scan tries on each layer alone, untrained.
+SCAN: tuple[tuple[str, LayerPolicy], ...] = (
+    *(("sparsity", LayerPolicy(sparsity=s)) for s in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)),
+    *(("clusters", LayerPolicy(clusters=k)) for k in (2, 4, 8, 16, 64)),
+    *(("bits", LayerPolicy(bits=b)) for b in (2, 3, 4, 6, 8)),
+)
+_STAGE = {"sparsity": Stage.PRUNE, "clusters": Stage.CLUSTER, "bits": Stage.QUANTIZE}
+
+
+def layer_profiles(
+    workload: Workload, groups: tuple[ChannelGroup, ...]
+) -> tuple[tuple[LayerProfile, ...], tuple[tuple[str, str], ...], int]:
+    """(layers in order of execution, excluded modules, passes of the sensitivity scan).
+
+    The scan sees TRAINING samples: the validation split is kept for judging trials.
+    """
+    model = workload.model.eval()
+    layers = compressible_layers(model)
+    sample = workload.prepare(workload.train.inputs[:1])
+    shapes = trace_shapes(model, layers, sample)
+    removable = {name for group in groups if group.removable for name in group.layers}
+    excluded = excluded_modules(model, layers)
+    profiles = []
+    split = Split(workload.train.inputs[:SCAN_SAMPLES], workload.train.targets[:SCAN_SAMPLES])
+    base = task_loss(model, workload, split)
+    for name in shapes:
+        profile = _shape_profile(name, layers[name], shapes[name], name in removable)
+        scanned = _scan(workload, groups, name, split, base)
+        profiles.append(replace(profile, sensitivity=scanned))
+    return tuple(profiles), excluded, 1 + len(profiles) * len(SCAN)
+
+
+def _shape_profile(
+    name: str, module: torch.nn.Module, shape: LayerShape, can_prune_channels: bool
+) -> LayerProfile:
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    values = weight.detach().float().cpu().numpy().ravel()
+    return LayerProfile(
+        name=name,
+        kind=COMPRESSIBLE[type(module)],
+        weight_shape=tuple(weight.shape),
+        bias_size=bias.numel() if isinstance(bias, Tensor) else 0,
+        macs=shape.macs,
+        input_elements=shape.input_elements,
+        output_elements=shape.output_elements,
+        weight_quantiles=tuple(
+            round(float(q), 7) for q in np.quantile(values, np.linspace(0, 1, QUANTILES))
+        ),
+        can_prune_channels=can_prune_channels,
+    )
+
+
+def _scan(
+    workload: Workload,
+    groups: tuple[ChannelGroup, ...],
+    name: str,
+    split: Split,
+    base: float,
+) -> tuple[Sensitivity, ...]:
+    found = []
+    for knob, layer in SCAN:
+        policy = Policy(order=(_STAGE[knob],), layers=((name, layer),))
+        student = Student(workload.model, groups)
+        match knob:
+            case "sparsity":
+                stages.prune_schedule(student, policy)(1, 0)
+            case "clusters":
+                stages.cluster(student, policy, np.random.default_rng(0))
+                stages.settle(student)
+            case "bits":
+                stages.quantize(student, policy)
+        increase = task_loss(student.model.eval(), workload, split) - base
+        found.append(Sensitivity(knob, float(getattr(layer, knob)), round(increase, 6)))
+    return tuple(found)

@@ -1,0 +1,54 @@
+"""The metric of a network on a split."""
+
+import math
+
+import torch
+from torch import nn
+
+from evaluators.workloads.base import Split, Workload
+from spaces import InvalidRequest
+
+__all__ = ["Score", "evaluate", "task_loss"]
+
+BATCH = 1000
+
+#: (metric, its standard error, samples)
+Score = tuple[float, float, int]
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
+    """Mean score over a split with its standard error, sd / sqrt(samples).
+
+    Args:
+        model: in eval mode, on the split's device.
+        workload: gives `prepare` and `score`.
+        split: which samples.
+
+    Raises:
+        InvalidRequest: `score` does not give one finite number a sample.
+    """
+    scores = []
+    for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
+        values = workload.score(model(workload.prepare(inputs)), targets)
+        if values.shape != targets.shape[:1]:
+            raise InvalidRequest(
+                f"workload {workload.name}: score must give one number a sample, shape "
+                f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}"
+            )
+        scores.append(values.double())
+    values = torch.cat(scores)
+    mean = values.mean().item()
+    if not math.isfinite(mean):
+        raise InvalidRequest(f"workload {workload.name}: the metric is {mean}, not a finite number")
+    deviation = values.std().item() if len(values) > 1 else 0.0
+    return mean, deviation / math.sqrt(len(values)), len(values)
+
+
+@torch.no_grad()
+def task_loss(model: nn.Module, workload: Workload, split: Split) -> float:
+    """The task loss (the workload's own, without distillation), averaged over a split."""
+    total = 0.0
+    for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
+        total += workload.loss(model(workload.prepare(inputs)), targets).item() * len(targets)
+    return total / len(split)

@@ -1,0 +1,148 @@
+"""What each stage does to a student. DESIGN: every constraint established stays in force."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluators.backends.pytorch.channels import ChannelGroup
+from evaluators.backends.pytorch.constraint import fit_grid
+from evaluators.backends.pytorch.kmeans import kmeans
+from evaluators.backends.pytorch.student import Student, StudentLayer
+from spaces import LayerPolicy, Policy
+
+__all__ = ["cluster", "prune_schedule", "quantize", "reassign", "settle"]
+
+#: Share of the prune stage over which the sparsity grows (FACTS: .3 to .85 differ little).
+RAMP_SHARE = 0.6
+#: Steps between two moves of the mask or of the cluster assignments.
+UPDATE_EVERY = 8
+
+
+def cubic_sparsity(step: int, steps: int, final: float) -> float:
+    """Sparsity after `step` of `steps`: final * (1 - (1 - t)^3) (Zhu and Gupta, 1710.01878)."""
+    progress = min(1.0, step / max(1.0, RAMP_SHARE * steps))
+    return final * (1 - (1 - progress) ** 3)
+
+
+def prune_schedule(student: Student, policy: Policy) -> Callable[[int, int], None]:
+    """A callback (step, steps) that moves every mask along the ramp; (1, 0) goes to the end."""
+    asked = [(name, layer) for name, layer in policy.layers if layer.sparsity > 0]
+    groups = {student.group_of(name).layers[0] for name, layer in asked if _whole(layer)}
+
+    def move(step: int, steps: int) -> None:
+        ramp_end = round(RAMP_SHARE * steps)
+        if steps > 0 and (step > ramp_end or (step % UPDATE_EVERY and step != ramp_end)):
+            return
+        for name, layer in asked:
+            sparsity = cubic_sparsity(step, steps, layer.sparsity)
+            if not _whole(layer):
+                _prune_elements(student, name, sparsity)
+            elif name in groups:
+                _prune_channels(student, student.group_of(name), sparsity)
+
+    return move
+
+
+def _whole(layer: LayerPolicy) -> bool:
+    return layer.pattern == "channel"
+
+
+def _prune_elements(student: Student, name: str, sparsity: float) -> None:
+    layer = student.layers[name]
+    count = layer.latent.numel()
+    keep = np.ones(count, dtype=bool)
+    keep[layer.prune_order()[: round(sparsity * count)]] = False
+    student.set_mask(name, _like(keep, layer.latent))
+
+
+def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> None:
+    """The channels with the least summed magnitude over the group's layers go."""
+    importance = sum(
+        student.layers[name].effective().abs().flatten(1).sum(dim=1) for name in group.layers
+    )
+    latent = sum(
+        student.layers[name].latent.detach().abs().flatten(1).sum(dim=1) for name in group.layers
+    )
+    assert isinstance(importance, Tensor)
+    assert isinstance(latent, Tensor)
+    count = len(importance)
+    order = np.lexsort((latent.cpu().numpy(), importance.cpu().numpy()))
+    keep = np.ones(count, dtype=bool)
+    keep[order[: min(round(sparsity * count), count - 1)]] = False
+    student.remove_channels(group, torch.from_numpy(keep).to(latent.device))
+
+
+def _like(keep: np.ndarray, latent: Tensor) -> Tensor:
+    return torch.from_numpy(keep.reshape(latent.shape)).to(latent.device)
+
+
+@torch.no_grad()
+def cluster(student: Student, policy: Policy, rng: np.random.Generator) -> None:
+    """Give each asked layer K centroids by k-means over its non-zero effective weights."""
+    for name, asked in policy.layers:
+        if asked.clusters is None:
+            continue
+        layer = student.layers[name]
+        effective = layer.effective().cpu().numpy()
+        nonzero = effective[effective != 0]
+        if len(nonzero) == 0:
+            nonzero = np.zeros(1, dtype=np.float32)
+        centroids = kmeans(nonzero, asked.clusters, policy.cluster_init, rng)
+        constraint = layer.constraint
+        # Weights which are already 0 (on a grid, unmasked) stay 0: K counts the non-zeros.
+        student.set_mask(name, layer.effective() != 0)
+        values = torch.from_numpy(centroids.astype(np.float32)).to(layer.latent.device)
+        layer.latent.copy_(layer.effective())
+        constraint.centroids = nn.Parameter(values)
+        constraint.moving = True
+        constraint.reassign(layer.latent)
+
+
+def reassign(student: Student, step: int) -> None:
+    """Let moving assignments follow their latent weights, every few steps."""
+    if step % UPDATE_EVERY == 0:
+        for layer in student.layers.values():
+            if layer.constraint.moving:
+                layer.constraint.reassign(layer.latent.detach())
+
+
+@torch.no_grad()
+def settle(student: Student) -> None:
+    """End of the cluster stage: assignments stay from now on, only centroids go on learning."""
+    for layer in student.layers.values():
+        if layer.constraint.moving:
+            layer.constraint.reassign(layer.latent.detach())
+            layer.constraint.moving = False
+            layer.latent.requires_grad_(False)
+
+
+@torch.no_grad()
+def quantize(student: Student, policy: Policy) -> None:
+    """Round each asked layer's weights (or codebook) and bias to a grid, from now on."""
+    for name, asked in policy.layers:
+        layer = student.layers[name]
+        if asked.bits < 32:
+            _quantize_weight(layer, asked, policy)
+        if asked.bias_bits < 32:
+            assert layer.bias is not None
+            layer.bias.bits = asked.bias_bits
+            if asked.bias_bits < 16:
+                bias = layer.latent_bias.detach()
+                layer.bias.grid = fit_grid(bias[None], asked.bias_bits, "symmetric", "tensor")
+
+
+def _quantize_weight(layer: StudentLayer, asked: LayerPolicy, policy: Policy) -> None:
+    constraint = layer.constraint
+    constraint.bits = asked.bits
+    if asked.bits == 16:
+        return
+    if constraint.centroids is not None:
+        values = constraint.centroids.detach()[None]
+        constraint.grid = fit_grid(values, asked.bits, policy.scheme, "tensor")
+    else:
+        # A layer that is still to be clustered needs one scale, or the codebook would be
+        # multiplied by the number of channels.
+        granularity = "tensor" if asked.clusters is not None else policy.granularity
+        constraint.grid = fit_grid(layer.effective(), asked.bits, policy.scheme, granularity)

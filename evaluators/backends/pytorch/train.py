@@ -1,0 +1,109 @@
+"""The fine-tuning loop, shared by every stage: a number of samples, a loss, a callback a step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.backends.pytorch.device import Precision
+from evaluators.workloads.base import Recipe, Split
+
+__all__ = ["Diverged", "TrainingData", "fine_tune", "learning_rate_factor"]
+
+#: Losses are read every so many steps: reading each would stall a GPU.
+CHECK_EVERY = 20
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split on the training device.
+
+    Attributes:
+        split: samples and targets.
+        prepare: stored inputs -> network input.
+    """
+
+    split: Split
+    prepare: Callable[[Tensor], Tensor]
+
+
+def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
+    """Share of the peak: linear warm-up, then a cosine down to `final_share`."""
+    warmup = max(1, round(recipe.warmup_share * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return recipe.final_share + (1 - recipe.final_share) * cosine
+
+
+def fine_tune(
+    model: nn.Module,
+    data: TrainingData,
+    recipe: Recipe,
+    samples: int,
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    before_step: Callable[[int, int], None],
+    generator: torch.Generator,
+    precision: Precision,
+) -> None:
+    """Train every parameter that requires a gradient.
+
+    Args:
+        model: changed in place; left in eval mode.
+        data: where batches come from, in random order without replacement within a pass.
+        recipe: batch size and learning rate.
+        samples: how many training samples to see; fewer than half a batch = no step.
+        loss: (inputs, outputs, targets, sample indices) -> scalar.
+        before_step: called with (step, steps), e.g. to move a pruning schedule on.
+        generator: of the sample order.
+        precision: of the forward pass.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+    """
+    steps = round(samples / recipe.batch_size)
+    if steps == 0:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
+    scaler = torch.amp.GradScaler(precision.device, enabled=precision.scales_loss)
+    batches = _batches(len(data.split), recipe.batch_size, steps, generator)
+    model.train()
+    for step, indices in enumerate(batches):
+        before_step(step, steps)
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * learning_rate_factor(step, steps, recipe)
+        chosen = indices.to(data.split.inputs.device)
+        inputs, targets = data.prepare(data.split.inputs[chosen]), data.split.targets[chosen]
+        optimiser.zero_grad(set_to_none=True)
+        with precision.autocast():
+            value = loss(inputs, model(inputs), targets, chosen)
+        if step % CHECK_EVERY == 0 or step == steps - 1:
+            _require_finite(value, step)
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimiser)
+        scaler.update()
+    model.eval()
+
+
+def _require_finite(value: Tensor, step: int) -> None:
+    number = value.item()
+    if not math.isfinite(number):
+        raise Diverged(f"the loss became {number} at step {step}")
+
+
+def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """`steps` index tensors; each pass over the data is a new permutation, tails dropped."""
+    batch_size = min(batch_size, count)
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        order = torch.randperm(count, generator=generator)
+        batches += [b for b in order.split(batch_size) if len(b) == batch_size]
+    return batches[:steps]

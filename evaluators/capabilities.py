@@ -1,0 +1,38 @@
+"""What each backend can do. Importable without its framework: the driver builds the space."""
+
+from spaces import Capabilities, InvalidRequest, LayerCapabilities
+from spaces.policy import PATTERNS
+from spaces.search_space import BITS, CLUSTERS
+
+__all__ = ["backend_capabilities"]
+
+_TORCH_LAYER = LayerCapabilities(
+    bits=frozenset(BITS),
+    clusters=frozenset(CLUSTERS),
+    patterns=frozenset(PATTERNS),
+    bias_bits=frozenset(BITS),
+)
+_BACKENDS = {
+    "torch": Capabilities(
+        name="torch",
+        layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
+        activation_bits=frozenset({32, 8}),
+    )
+}
+
+
+def backend_capabilities(backend: str, has_convolutions: bool) -> Capabilities:
+    """What a backend can do for a network.
+
+    Args:
+        backend: "torch".
+        has_convolutions: attention transfer compares feature maps, so it needs some.
+
+    Raises:
+        InvalidRequest: an unknown backend.
+    """
+    if backend not in _BACKENDS:
+        raise InvalidRequest(f"backend must be one of {', '.join(_BACKENDS)}, but got {backend!r}")
+    found = _BACKENDS[backend]
+    kinds = found.distillation_kinds if has_convolutions else frozenset({"none", "logits"})
+    return Capabilities(found.name, found.layers, found.activation_bits, found.orders, kinds)

@@ -1,0 +1,25 @@
+"""Size and latency before any training: closed forms in numpy, importable without torch."""
+
+from evaluators.cost.latency import layer_macs, macs, modelled_latency
+from evaluators.cost.size import (
+    CalibratedSize,
+    LayerSize,
+    SizeBand,
+    SizeModel,
+    predicted_bytes,
+)
+from evaluators.cost.targets import format_capabilities, list_targets, load_target
+
+__all__ = [
+    "CalibratedSize",
+    "LayerSize",
+    "SizeBand",
+    "SizeModel",
+    "format_capabilities",
+    "layer_macs",
+    "list_targets",
+    "load_target",
+    "macs",
+    "modelled_latency",
+    "predicted_bytes",
+]

@@ -1,0 +1,128 @@
+"""Hardware profiles: the built-in ones are TOML files beside this package, or a path of one."""
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from spaces import Capabilities, Figure, InvalidRequest, LayerCapabilities, Target
+from spaces.policy import PATTERNS
+from spaces.search_space import BITS, CLUSTERS
+
+__all__ = ["format_capabilities", "list_targets", "load_target"]
+
+_FOLDER = files("evaluators") / "targets"
+_TYPES = ("fp32", "fp16", "int8")
+#: Kinds of layers whose weights a `packed` file stores compressed.
+_KINDS = ("Linear", "Conv1d", "Conv2d")
+
+
+def list_targets() -> tuple[str, ...]:
+    """Names of the built-in profiles, sorted."""
+    names = (entry.name for entry in _FOLDER.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def load_target(name: str) -> Target:
+    """A built-in profile by its name, or a user's by the path of its TOML file.
+
+    Raises:
+        InvalidRequest: no such profile, or a file that is not one.
+    """
+    if name in list_targets():
+        text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"--target: cannot read {name}: {error}") from None
+    else:
+        known = ", ".join(list_targets())
+        raise InvalidRequest(
+            f"--target must be one of {known}, or the path of a .toml file, but got {name!r}"
+        )
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"target {name}: not a TOML file: {error}") from None
+    return _target(name, data)
+
+
+def _target(name: str, data: Mapping[str, Any]) -> Target:
+    known = set(get_type_hints(Target))
+    required = known - {"is_this_machine"}
+    for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
+        if wrong:
+            raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
+    throughput = data["throughput_gmacs"]
+    if not isinstance(throughput, Mapping) or not throughput or set(throughput) - set(_TYPES):
+        raise InvalidRequest(
+            f"target {name}: throughput_gmacs must be a table of {', '.join(_TYPES)}"
+        )
+    target = Target(
+        name=_text(name, data, "name"),
+        description=_text(name, data, "description"),
+        artifact_format=_text(name, data, "artifact_format"),
+        native_format=_text(name, data, "native_format"),
+        throughput_gmacs={
+            kind: _figure(name, f"throughput_gmacs.{kind}", entry)
+            for kind, entry in throughput.items()
+        },
+        bandwidth_gbps=_figure(name, "bandwidth_gbps", data["bandwidth_gbps"]),
+        overhead_us=_figure(name, "overhead_us", data["overhead_us"]),
+        compute_dtype=_text(name, data, "compute_dtype"),
+        int8_needs_activation_bits=_flag(name, data, "int8_needs_activation_bits"),
+        kernel_truth=tuple(str(sentence) for sentence in data["kernel_truth"]),
+        is_this_machine=_flag(name, data, "is_this_machine"),
+    )
+    if target.compute_dtype not in target.throughput_gmacs:
+        raise InvalidRequest(
+            f"target {name}: compute_dtype {target.compute_dtype!r} has no throughput_gmacs"
+        )
+    format_capabilities(target.artifact_format)
+    return target
+
+
+def _text(target: str, data: Mapping[str, Any], key: str) -> str:
+    value = data[key]
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(f"target {target}: {key} must be a text, but got {value!r}")
+    return value
+
+
+def _flag(target: str, data: Mapping[str, Any], key: str) -> bool:
+    value = data.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"target {target}: {key} must be true or false, but got {value!r}")
+    return value
+
+
+def _figure(target: str, key: str, entry: object) -> Figure:
+    match entry:
+        case {"value": int() | float() as value, "source": str() as source} if value > 0 and source:
+            return Figure(float(value), source)
+    raise InvalidRequest(
+        f"target {target}: {key} must be {{value = above 0, source = text}}, but got {entry!r}"
+    )
+
+
+def format_capabilities(artifact_format: str) -> Capabilities:
+    """What a target's file format can store.
+
+    Raises:
+        InvalidRequest: no such format.
+    """
+    if artifact_format != "packed":
+        raise InvalidRequest(f"artifact format must be packed, but got {artifact_format!r}")
+    layer = LayerCapabilities(
+        bits=frozenset(BITS),
+        clusters=frozenset(CLUSTERS),
+        patterns=frozenset(PATTERNS),
+        bias_bits=frozenset(BITS),
+    )
+    return Capabilities(
+        name="packed",
+        layers=dict.fromkeys(_KINDS, layer),
+        activation_bits=frozenset({8, 32}),
+    )

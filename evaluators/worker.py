@@ -1,0 +1,372 @@
+"""What runs in a worker: one workload, loaded once, and the evaluation of policies on it.
+
+Everything that crosses a process boundary here is a small plain value. Importing this module
+imports torch, so the driver only ever names its functions through `evaluators.tasks`.
+"""
+
+import copy
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluators.artifacts.packed import DamagedArtifact, decode, dense, encode
+from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
+from evaluators.backends.pytorch.device import choose_device, choose_precision
+from evaluators.backends.pytorch.distill import Teacher
+from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
+from evaluators.backends.pytorch.latency import measure_ms, measure_relative
+from evaluators.backends.pytorch.layers import compressible_layers
+from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
+from evaluators.backends.pytorch.profile import layer_profiles
+from evaluators.backends.pytorch.score import Score, evaluate
+from evaluators.backends.pytorch.student import Student
+from evaluators.backends.pytorch.train import TrainingData
+from evaluators.checker import broken_constraints
+from evaluators.cost.latency import macs, modelled_latency
+from evaluators.cost.targets import load_target
+from evaluators.tasks import Profiled, Verified, WorkerContext
+from evaluators.workloads.base import Split
+from evaluators.workloads.registry import load_workload
+from spaces import (
+    Failure,
+    Identity,
+    InvalidRequest,
+    Latency,
+    LedgerLine,
+    Measurement,
+    ModelProfile,
+    Policy,
+    StudyBroken,
+)
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+#: The audit after each stage scores this many validation samples; the file is scored on all.
+AUDIT_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file on disk, and what its decoder gave back."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    ledger: tuple[LedgerLine, ...]
+    weights: dict[str, np.ndarray]
+    model: nn.Module
+
+
+class Worker:
+    """One process's view of a study."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        """Load the workload and the target.
+
+        Raises:
+            InvalidRequest: either cannot be had.
+        """
+        # One thread: results do not depend on how a sum was split, and workers do not compete.
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        self.context = context
+        self.target = load_target(context.target)
+        self.workload = load_workload(context.workload)
+        cuda = torch.cuda.is_available()
+        self.device = choose_device(context.device, cuda)
+        self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
+
+    def with_context(self, context: WorkerContext) -> "Worker":
+        """This worker where only the profile became known; else a new one."""
+        if replace(context, profile=None) == replace(self.context, profile=None):
+            self.context = context
+            return self
+        return Worker(context)
+
+    @cached_property
+    def baseline(self) -> nn.Module:
+        """The uncompressed network on the CPU."""
+        model = load_artifact(self.workload.model, artifact_of_model(self.workload.model))
+        return model.eval()
+
+    @cached_property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """Which output channels are coupled."""
+        model = self.workload.model
+        return channel_groups(model, compressible_layers(model), self._sample())
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The training split where fine-tuning runs."""
+        return TrainingData(self.workload.train.to(self.device), self.workload.prepare)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The workload's teacher, or the uncompressed network."""
+        network = self.workload.teacher or self.workload.model
+        if isinstance(network, nn.Module):
+            # A copy: the workload's own network stays as it is, on the CPU.
+            network = copy.deepcopy(network).to(self.device).eval().requires_grad_(False)
+        return Teacher(network, self.data)
+
+    @cached_property
+    def _audit_split(self) -> Split:
+        split = self.workload.validation
+        subset = Split(split.inputs[:AUDIT_SAMPLES], split.targets[:AUDIT_SAMPLES])
+        return subset.to(self.device)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The profile made at the start of the study."""
+        assert self.context.profile is not None, "configure workers with the profile first"
+        return self.context.profile
+
+    def make_profile(self) -> Profiled:
+        """Score the baseline, measure it, scan the sensitivity of its layers."""
+        started = time.perf_counter()
+        workload = self.workload
+        score = _forward(lambda: evaluate(self.baseline, workload, workload.validation))
+        encoded = encode(artifact_of_model(workload.model))
+        layers, excluded, passes = _forward(lambda: layer_profiles(workload, self.groups))
+        compressible = {layer.name for layer in layers}
+        profile = ModelProfile(
+            layers=layers,
+            channel_groups=tuple(
+                g.layers for g in self.groups if g.removable and len(g.layers) > 1
+            ),
+            excluded=excluded,
+            other_bytes=_other_bytes(workload.model, compressible),
+            baseline_metric=score[0],
+            baseline_metric_se=score[1],
+            baseline_size_bytes=len(encoded.data),
+            baseline_latency_ms=1.0,
+            latency_source="modelled",
+            scan_passes=passes,
+            scan_seconds=0.0,
+        )
+        if self.target.is_this_machine:
+            latency = measure_ms(self.baseline, self._sample())
+        else:
+            latency = modelled_latency(Policy(), profile, self.target)
+        profile = replace(
+            profile,
+            baseline_latency_ms=latency.median_ms,
+            latency_source=latency.source,
+            scan_seconds=round(time.perf_counter() - started, 3),
+        )
+        return Profiled(
+            profile=profile,
+            metric=workload.metric,
+            backend="torch",
+            device=self.device,
+            train_samples=len(workload.train),
+            search_fidelity=workload.fidelity(workload.recipe.search_epochs),
+            full_fidelity=workload.fidelity(workload.recipe.full_epochs),
+            batch_size=workload.recipe.batch_size,
+            has_test=workload.test is not None,
+        )
+
+    def evaluate(self, identity: Identity, policy: Policy) -> Measurement | Failure:
+        """Compress, write, decode, score, time.
+
+        Raises:
+            StudyBroken: the file cannot be written.
+        """
+        seconds: dict[str, float] = {}
+        clock = _Clock(seconds)
+        seeds = Seeds(identity.seed, identity.repeat, identity.fidelity)
+        try:
+            with clock("train"):
+                compressed = compress(
+                    self.workload,
+                    self.groups,
+                    policy,
+                    seeds,
+                    self.teacher,
+                    self.data,
+                    self.precision,
+                    lambda model: evaluate(model, self.workload, self._audit_split)[0],
+                )
+            if isinstance(compressed, Failure):
+                return compressed
+            with clock("encode"):
+                written = self._write(compressed.student)
+            broken = broken_constraints(policy, written.weights)
+            if broken:
+                self._discard(written)
+                return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
+            with clock("score"):
+                score = evaluate(written.model, self.workload, self.workload.validation)
+            with clock("latency"):
+                latency = self._latency(policy, compressed, written)
+        except (StudyBroken, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
+        except Exception as error:
+            return Failure("", "evaluate", f"{type(error).__name__}: {error}")
+        return Measurement(
+            metric=score[0],
+            metric_se=score[1],
+            metric_samples=score[2],
+            size_bytes=written.size_bytes,
+            download_bytes=written.size_bytes,
+            sha256=written.sha256,
+            ledger=written.ledger,
+            macs=macs(policy, self.profile),
+            latency=latency,
+            seconds=seconds,
+            audit=compressed.audit,
+            device=self.device,
+        )
+
+    def score_test(self, sha256: str) -> Score:
+        """The test metric of a kept file.
+
+        Raises:
+            InvalidRequest: no test split, no such file, or a damaged one.
+        """
+        data = self._read(self._path(sha256))
+        model = load_artifact(self.workload.model, decode(data))
+        return evaluate(model, self.workload, self.workload.split("test"))
+
+    def verify(self, path: Path) -> Verified:
+        """Decode any file and score it again on the validation split.
+
+        Raises:
+            InvalidRequest: a damaged file, or one of another architecture.
+        """
+        data = self._read(path)
+        artifact = decode(data)
+        try:
+            model = load_artifact(self.workload.model, artifact)
+        except (RuntimeError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise InvalidRequest(
+                f"{path}: its tensors are not those of workload {self.workload.name}: {first}"
+            ) from None
+        metric, error_bar, samples = evaluate(model, self.workload, self.workload.validation)
+        digest = hashlib.sha256(data).hexdigest()
+        return Verified(len(data), digest, metric, error_bar, samples)
+
+    def _write(self, student: Student) -> Written:
+        """Encode, write, read back from the disk, decode, compare bit for bit."""
+        encoded = encode(artifact_of(student))
+        sha256 = hashlib.sha256(encoded.data).hexdigest()
+        path = self._path(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The final name appears only once the bytes are whole, whenever this process dies.
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(encoded.data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        data = self._read(path)
+        artifact = decode(data)
+        weights = dense(artifact)
+        for layer in student.layers.values():
+            effective = layer.effective().cpu().numpy()
+            if not np.array_equal(weights[f"{layer.name}.weight"], effective):
+                raise DamagedArtifact(f"{layer.name}: the file's weights are not the network's")
+        lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in encoded.ledger)
+        model = load_artifact(self.workload.model, artifact)
+        return Written(path, sha256, path.stat().st_size, lines, dict(weights), model)
+
+    def _path(self, sha256: str) -> Path:
+        return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
+
+    @staticmethod
+    def _discard(written: Written) -> None:
+        written.path.unlink(missing_ok=True)
+
+    def _sample(self) -> torch.Tensor:
+        return self.workload.prepare(self.workload.validation.inputs[:1])
+
+    def _latency(self, policy: Policy, compressed: Compressed, written: Written) -> Latency:
+        if not self.target.is_this_machine:
+            return modelled_latency(policy, self.profile, self.target)
+        model, sample = written.model, self._sample()
+        dead = _dead_channels(policy, compressed.student, written.weights)
+        if dead:
+            model = remove_channels(model, sample, dead)
+        return measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
+
+
+class _Clock:
+    """`with clock("train"):` adds the block's wall seconds to a dict."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._phase, self._started = seconds, "", 0.0
+
+    def __call__(self, phase: str) -> "_Clock":
+        self._phase = phase
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._phase] = round(time.perf_counter() - self._started, 4)
+
+
+def _dead_channels(
+    policy: Policy, student: Student, weights: dict[str, np.ndarray]
+) -> dict[str, list[int]]:
+    """First layer of each channel-pruned group -> its all-zero output channels."""
+    dead = {}
+    for group in student.groups:
+        if any(policy.layer(name).pattern == "channel" for name in group.layers):
+            weight = weights[f"{group.layers[0]}.weight"]
+            zero = (weight.reshape(len(weight), -1) == 0).all(axis=1)
+            # Every layer of a group lost the same channels; one may have lost more by chance.
+            for name in group.layers[1:]:
+                other = weights[f"{name}.weight"]
+                zero &= (other.reshape(len(other), -1) == 0).all(axis=1)
+            bias = weights.get(f"{group.layers[0]}.bias")
+            if bias is not None:
+                zero &= bias == 0
+            dead[group.layers[0]] = np.flatnonzero(zero).tolist()
+    return dead
+
+
+def _other_bytes(model: nn.Module, compressible: set[str]) -> int:
+    """fp32 bytes of parameters and buffers outside the compressible layers."""
+    layers = compressible_layers(model)
+    owned = {id(p) for name in compressible for p in layers[name].parameters()}
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(4 * t.numel() for t in tensors if id(t) not in owned)
+
+
+def _forward(run: Callable[[], T]) -> T:
+    """Errors of the user's own forward pass, loss or score, without our frames."""
+    try:
+        return run()
+    except InvalidRequest:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InvalidRequest(
+            f"workload: the network, loss or score fails on the data: {type(error).__name__}: {error}"
+        ) from error

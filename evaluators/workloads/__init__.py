@@ -1,0 +1,1 @@
+"""Trained networks with their data, metric and recipe."""

@@ -1,0 +1,165 @@
+"""What a workload is: a trained network, its data splits, its metric and its training recipe.
+
+A user's own workload is a function which returns a `Workload`; README.md shows one in ten lines.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spaces import ACCURACY, InvalidRequest, Metric
+
+__all__ = ["Recipe", "Split", "Workload", "as_split", "correct", "identity"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples and targets.
+
+    Attributes:
+        inputs: (samples, ...) in any dtype; `Workload.prepare` turns a batch into network input.
+        targets: (samples, ...), e.g. class indices.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: str) -> "Split":
+        """The split on a device; the same object where it already is there."""
+        if str(self.inputs.device) == device:
+            return self
+        return Split(self.inputs.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is fine-tuned; the same for every candidate, reference and baseline.
+
+    Attributes:
+        batch_size: samples a step.
+        learning_rate: Adam's peak; warm-up over the first `warmup_share` of a stage's steps, then
+            a cosine down to `final_share` of the peak.
+        search_epochs: default fidelity of a search, in passes over the training split.
+        full_epochs: default fidelity of the finalists.
+    """
+
+    batch_size: int = 250
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.05
+    final_share: float = 0.02
+    search_epochs: float = 2.0
+    full_epochs: float = 10.0
+
+
+def identity(batch: Tensor) -> Tensor:
+    """The batch as it is."""
+    return batch
+
+
+def correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(batch, classes), (batch,) -> (batch,) of 0.0 or 1.0: the accuracy of each sample."""
+    return (outputs.argmax(dim=1) == targets).float()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A trained network with all that is needed to judge and fine-tune a compressed copy.
+
+    Attributes:
+        name: shown to people.
+        model: the trained network.
+        train, validation: splits; validation chooses. A (inputs, targets) pair of tensors or
+            arrays, or a map-style dataset of such pairs, is converted.
+        test: reports, never chooses; None when there is none.
+        metric: what is measured; accuracy is the default.
+        score: (outputs, targets) -> one score a sample; their mean is the metric.
+        loss: (outputs, targets) -> scalar, for fine-tuning.
+        prepare: batch of stored inputs -> network input, e.g. uint8 images to floats.
+        recipe: how to fine-tune.
+        teacher: a stronger network for distillation, taking the same prepared input and giving
+            logits (any callable); None = the uncompressed network itself.
+    """
+
+    name: str
+    model: nn.Module
+    train: Split
+    validation: Split
+    test: Split | None = None
+    metric: Metric = ACCURACY
+    score: Callable[[Tensor, Tensor], Tensor] = correct
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    prepare: Callable[[Tensor], Tensor] = identity
+    recipe: Recipe = field(default_factory=Recipe)
+    teacher: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            kind = type(self.model).__name__
+            raise InvalidRequest(f"workload model must be a torch.nn.Module, but got {kind}")
+        for name in ("train", "validation", "test"):
+            value = getattr(self, name)
+            if value is not None or name != "test":
+                object.__setattr__(self, name, as_split(name, value))
+
+    def split(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+            InvalidRequest: the workload has no test split.
+        """
+        found: Split | None = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }[name]
+        if found is None:
+            raise InvalidRequest(f"workload {self.name} has no {name} split")
+        return found
+
+    def fidelity(self, epochs: float) -> int:
+        """Passes over the training split -> training samples."""
+        return round(epochs * len(self.train))
+
+
+def as_split(name: str, value: object) -> Split:
+    """Whatever a user gives as a split -> a `Split`.
+
+    Raises:
+        InvalidRequest: not a pair, of different lengths, or empty.
+    """
+    if isinstance(value, Split):
+        split = value
+    elif isinstance(value, tuple | list) and len(value) == 2:
+        split = Split(_tensor(name, value[0]), _tensor(name, value[1]))
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        # A map-style dataset, e.g. torchvision's: read once, kept as tensors.
+        pairs = [value[i] for i in range(len(value))]
+        inputs = torch.stack([torch.as_tensor(np.asarray(pair[0])) for pair in pairs])
+        split = Split(inputs, torch.as_tensor(np.asarray([pair[1] for pair in pairs])))
+    else:
+        raise InvalidRequest(
+            f"workload {name} must be a pair (inputs, targets) of tensors or arrays, or a dataset "
+            f"of pairs, but got {type(value).__name__}"
+        )
+    if len(split.inputs) != len(split.targets) or len(split) == 0:
+        raise InvalidRequest(
+            f"workload {name} must have as many inputs as targets and at least one, "
+            f"but got {len(split.inputs)} and {len(split.targets)}"
+        )
+    return split
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"workload {name} cannot be made a tensor: {error}") from None

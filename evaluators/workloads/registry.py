@@ -1,0 +1,174 @@
+"""Workloads by name, or from a user's file. Importing this module imports no torch."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spaces import InvalidRequest, SearchError
+
+if TYPE_CHECKING:
+    from evaluators.workloads.base import Workload
+
+__all__ = ["BUILT_IN", "DEFAULT_WORKLOAD", "BuiltIn", "check_name", "load_workload", "name_clashes"]
+
+DEFAULT_WORKLOAD = "lenet300-mnist"
+ENTRY_POINTS = "compression_search.workloads"
+OUR_PACKAGES = ("search", "spaces", "evaluators", "dashboards")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A workload that ships with the package.
+
+    Attributes:
+        function: "module:function" which returns the Workload.
+        description: one line for `search workloads`.
+    """
+
+    function: str
+    description: str
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "lenet300-mnist": BuiltIn(
+        "evaluators.workloads.mnist:lenet300_mnist",
+        "LeNet-300-100 on MNIST: 784-300-100-10 dense, 266,610 parameters (default)",
+    ),
+    "lenet5-mnist": BuiltIn(
+        "evaluators.workloads.mnist:lenet5_mnist",
+        "LeNet-5 on MNIST: conv 20 and 50, dense 500 and 10, 431,080 parameters",
+    ),
+    "cnn-mnist": BuiltIn(
+        "evaluators.workloads.mnist:cnn_mnist",
+        "TensorFlow tutorial CNN on MNIST: conv 12, dense 10, 20,410 parameters",
+    ),
+}
+
+
+def check_name(name: str) -> None:
+    """Refuse a workload that cannot be loaded, before a worker tries.
+
+    Raises:
+        InvalidRequest: unknown name, or a file that is not there.
+    """
+    if ":" in name:
+        path = Path(name.rpartition(":")[0])
+        if not path.is_file():
+            raise InvalidRequest(f"workload {name}: there is no file {path}")
+    elif name not in BUILT_IN and name not in _plugins():
+        known = ", ".join([*BUILT_IN, *_plugins()])
+        raise InvalidRequest(
+            f"workload must be one of {known}, or path/to/file.py:function, but got {name!r}"
+        )
+
+
+def load_workload(name: str) -> "Workload":
+    """Build a workload. Runs the user's code where `name` is a file.
+
+    Raises:
+        InvalidRequest: unknown name, a file that cannot be imported, a function that raises or
+            returns something else than a Workload.
+    """
+    check_name(name)
+    if ":" in name:
+        file, _, function = name.rpartition(":")
+        make = _user_function(Path(file), function, name)
+    elif name in BUILT_IN:
+        module, _, function = BUILT_IN[name].function.partition(":")
+        make = getattr(importlib.import_module(module), function)
+    else:
+        make = _plugins()[name].load()
+    return _call(make, name)
+
+
+def _call(make: Callable[[], object], name: str) -> "Workload":
+    from evaluators.workloads.base import Workload  # noqa: PLC0415 -- torch only when needed
+
+    try:
+        workload = make()
+    except SearchError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise InvalidRequest(f"workload {name} raised {kind}: {error}{_where(error)}") from error
+    if not isinstance(workload, Workload):
+        kind = type(workload).__name__
+        raise InvalidRequest(
+            f"workload {name} must return an evaluators.workloads.base.Workload, but got {kind}"
+        )
+    return workload
+
+
+def _user_function(path: Path, function: str, name: str) -> Callable[[], object]:
+    path = path.resolve()
+    # Appended, not put first: a folder `spaces/` beside the user's file must not hide ours.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"user_workload_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidRequest(f"workload {name}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Registered, so that classes defined in the file can be pickled and copied.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SearchError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        raise InvalidRequest(
+            f"workload {name}: importing {path.name} raised {kind}: {error}{_where(error)}"
+        ) from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise InvalidRequest(f"workload {name}: {path.name} has no function {function!r}")
+    return make  # type: ignore[no-any-return]
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's own file, which a message without a traceback would hide."""
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if "site-packages" not in filename and filename != __file__ and "<frozen" not in filename:
+            line = f" ({Path(filename).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return line
+
+
+def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def name_clashes(workload: str) -> list[str]:
+    """One sentence for each other package or folder that shares a name with ours."""
+    sentences = []
+    try:
+        version = importlib.metadata.version("spaces")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    else:
+        sentences.append(
+            f"the installed package spaces {version} (Hugging Face) has the import name of one of "
+            "ours: whichever was installed last wins; use a virtual environment without it"
+        )
+    if ":" in workload:
+        folder = Path(workload.rpartition(":")[0]).resolve().parent
+        sentences += [
+            f"{folder / name} is hidden by our package of that name; import it under another name"
+            for name in OUR_PACKAGES
+            if (folder / name).is_dir() and not (folder / name).samefile(_our_folder(name))
+        ]
+    return sentences
+
+
+def _our_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent

@@ -1,0 +1,112 @@
+"""A journal file that survives kill -9 and a full disk.
+
+Optuna's journal is one JSON document a line. Two things go wrong with it: a line cut short by a
+crash is glued to the next line, after which the whole study cannot be parsed; and the lock file
+of a killed writer stalls the next write for 30 s. What is here undoes both.
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+__all__ = ["GuardedJournal", "clear_stale_lock", "trim_torn_tail"]
+
+#: A live writer holds Optuna's lock for milliseconds; older locks belong to the dead.
+STALE_LOCK_S = 3
+
+
+class GuardedJournal(JournalFileBackend):
+    """Optuna's journal file whose appends happen whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
+        super().__init__(str(path), JournalFileSymlinkLock(str(path), grace_period=STALE_LOCK_S))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """One JSON line each; on an error of the disk the file is as it was before."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._lock.acquire()
+        try:
+            # A dashboard killed while it wrote a note may have torn the last line meanwhile.
+            trim_torn_tail(self._path)
+            with self._path.open("ab", buffering=0) as file:
+                size_bytes = file.tell()
+                try:
+                    _write_all(file.fileno(), lines)
+                    os.fsync(file.fileno())
+                except OSError:
+                    # If even this fails, the next opening trims.
+                    with contextlib.suppress(OSError):
+                        file.truncate(size_bytes)
+                    raise
+        finally:
+            self._lock.release()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """`os.write` until nothing is left: a disk that fills up takes a part first."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def trim_torn_tail(journal: Path) -> str:
+    """Cut the file after its last complete line; the removed bytes are kept in JOURNAL.torn.
+
+    Returns:
+        What was done, in one sentence; "" if the journal was whole.
+    """
+    with journal.open("r+b") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        whole_bytes = _whole_bytes(file.fileno(), size_bytes)
+        if whole_bytes == size_bytes:
+            return ""
+        torn = os.pread(file.fileno(), size_bytes - whole_bytes, whole_bytes)
+        aside = journal.with_name(journal.name + ".torn")
+        # On a full disk the cut matters more than the copy of a half-written line.
+        with contextlib.suppress(OSError), aside.open("ab") as copy:
+            copy.write(torn + b"\n")
+        file.truncate(whole_bytes)
+        os.fsync(file.fileno())
+    return (
+        f"{journal}: the last line was cut short, as by a crash while it was written; "
+        f"removed its {len(torn)} bytes (kept in {aside.name}), every line before it is there"
+    )
+
+
+def _whole_bytes(descriptor: int, size_bytes: int, block_bytes: int = 1 << 16) -> int:
+    """Where the last complete line ends, searched from the end: the file may be large."""
+    end = size_bytes
+    while end > 0:
+        start = max(0, end - block_bytes)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def clear_stale_lock(journal: Path) -> str:
+    """Remove the lock file of a killed writer. Call it only as the one driver.
+
+    Returns:
+        What was done, in one sentence; "" if there was nothing to do.
+    """
+    lock = journal.with_name(journal.name + ".lock")
+    deadline = time.monotonic() + STALE_LOCK_S
+    while os.path.lexists(lock):
+        try:
+            age_s = time.time() - lock.lstat().st_mtime
+        except FileNotFoundError:  # its owner is alive, and has just let go
+            return ""
+        if age_s > STALE_LOCK_S or time.monotonic() > deadline:
+            lock.unlink(missing_ok=True)
+            return f"{journal}: removed the lock file of a writer that is gone"
+        time.sleep(0.05)
+    return ""

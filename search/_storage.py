@@ -1,0 +1,124 @@
+"""Optuna storages, opened for reading or for the one driver."""
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from search._journal import GuardedJournal
+
+__all__ = [
+    "StorageMissing",
+    "StorageUnreadable",
+    "drive_database",
+    "drive_journal",
+    "read_database",
+    "read_journal",
+    "sqlite_path",
+    "study_names",
+]
+
+# Optuna reports every study it opens on stderr; the product says what matters itself.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class StorageUnreadable(Exception):
+    """A storage cannot be opened; the text says why, in one line and without a password."""
+
+
+class StorageMissing(StorageUnreadable):
+    """There is no such file yet."""
+
+
+def drive_journal(path: Path) -> BaseStorage:
+    """A journal for the one driver; the file is made if missing."""
+    return _journal(GuardedJournal(path), path)
+
+
+def read_journal(path: Path) -> BaseStorage:
+    """A journal for a reader, who writes nothing.
+
+    Raises:
+        StorageUnreadable: it is missing (StorageMissing), not readable or damaged in the middle.
+    """
+    if not path.is_file():  # Optuna would make one
+        raise StorageMissing(f"no such file: {path}")
+    return _journal(JournalFileBackend(str(path)), path)
+
+
+def _journal(backend: JournalFileBackend, path: Path) -> BaseStorage:
+    try:
+        return JournalStorage(backend)
+    except OSError as error:
+        raise StorageUnreadable(f"{error.strerror}: {path}") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise StorageUnreadable(f"{path} is damaged and cannot be parsed: {error}") from error
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The database's file; None of another kind of database.
+
+    Raises:
+        StorageUnreadable: not a URL, or a database in memory, which would not outlive the driver.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if parsed.database in (None, "", ":memory:"):
+        raise StorageUnreadable("a database in memory does not keep a study; name a file")
+    return Path(str(parsed.database))
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except SQLAlchemyError as error:
+        raise StorageUnreadable(_first_line(error)) from None
+
+
+def drive_database(url: str) -> tuple[BaseStorage, RDBStorage]:
+    """A database for the one driver: (what to use, what holds its engine).
+
+    Raises:
+        StorageUnreadable: no such database, no driver module installed, no rights, ...
+    """
+    sqlite_path(url)
+    return _database(url, is_reader=False)
+
+
+def read_database(url: str) -> BaseStorage:
+    """A database for a reader, who makes no tables.
+
+    Raises:
+        StorageUnreadable: as above, or it holds no Optuna tables.
+    """
+    file = sqlite_path(url)
+    if file is not None and not file.exists():  # SQLite would make one
+        raise StorageMissing(f"no such file: {file}")
+    return _database(url, is_reader=True)[0]
+
+
+def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
+    try:
+        database = RDBStorage(url, skip_table_creation=is_reader)
+    except ImportError as error:
+        reason = f"its driver is not installed ({error.name or _first_line(error)})"
+        raise StorageUnreadable(reason) from None
+    except (SQLAlchemyError, OSError, RuntimeError, ValueError) as error:
+        raise StorageUnreadable(_first_line(error)) from None
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageUnreadable(_first_line(error.__cause__ or error)) from None
+    return get_storage(database), database
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """Every Optuna study, in the order of creation."""
+    studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)  # noqa: SLF001
+    return [study.study_name for study in studies]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,120 @@
+"""Where a study lives: `--storage` and `--study` -> paths, or a database."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from search._storage import StorageMissing, StorageUnreadable, read_database, study_names
+from search.spec import FULL_SUFFIX
+from spaces import InvalidRequest
+
+__all__ = ["DEFAULT_STORAGE", "StudyLocation"]
+
+DEFAULT_STORAGE = "search-runs"
+#: Safe as a folder, in a URL and in front of `@full`.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_JOURNAL = "record.journal"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLocation:
+    """One study in one storage.
+
+    Attributes:
+        storage: a folder, or the URL of a database (it contains "://").
+        study: its name: letters, digits and `._-`, starting with a letter or digit.
+    """
+
+    storage: str
+    study: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.study):
+            raise InvalidRequest(
+                "--study must be 1 to 100 letters, digits or ._- and start with a letter or "
+                f"digit, but got {self.study!r}"
+            )
+        if not self.storage:
+            raise InvalidRequest("--storage must be a folder or a database URL, but got ''")
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the record lives in a database rather than in a journal file."""
+        return _is_database(self.storage)
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder; with a database it holds only the artifacts."""
+        return (Path(DEFAULT_STORAGE) if self.is_database else _root(self.storage)) / self.study
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal file of a record in a folder."""
+        return self.folder / _JOURNAL
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where the files of non-dominated trials are kept."""
+        return self.folder / "artifacts"
+
+    @property
+    def full_study(self) -> str:
+        """The Optuna study of the finalists."""
+        return self.study + FULL_SUFFIX
+
+    @property
+    def place(self) -> str:
+        """The storage as messages name it: without a password."""
+        return _shown(self.storage)
+
+    def __str__(self) -> str:
+        return f"{self.study} in {self.place}"
+
+    @staticmethod
+    def list_studies(storage: str) -> list[str]:
+        """Names of the studies in a storage, sorted; none if there is no such storage yet.
+
+        Raises:
+            InvalidRequest: the database cannot be read.
+        """
+        if _is_database(storage):
+            try:
+                names = study_names(read_database(storage))
+            except StorageMissing:
+                return []
+            except StorageUnreadable as error:
+                raise InvalidRequest(f"--storage {_shown(storage)}: {error}") from None
+            return sorted(name for name in names if not name.endswith(FULL_SUFFIX))
+        return sorted(path.parent.name for path in _root(storage).glob(f"*/{_JOURNAL}"))
+
+    @classmethod
+    def latest(cls, storage: str) -> "StudyLocation":
+        """The study written last; in a database, the one created last.
+
+        Raises:
+            InvalidRequest: there is no study.
+        """
+        if _is_database(storage):
+            known = set(cls.list_studies(storage))
+            names = [n for n in study_names(read_database(storage)) if n in known]
+        else:
+            journals = _root(storage).glob(f"*/{_JOURNAL}")
+            written = sorted((path.stat().st_mtime, path.parent.name) for path in journals)
+            names = [name for _, name in written]
+        if not names:
+            raise InvalidRequest(
+                f"--storage {_shown(storage)}: holds no study; `search run` makes one"
+            )
+        return cls(storage, names[-1])
+
+
+def _is_database(storage: str) -> bool:
+    return "://" in storage
+
+
+def _root(storage: str) -> Path:
+    return Path(storage).expanduser()
+
+
+def _shown(storage: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)

@@ -1,0 +1,59 @@
+"""Refuses, untrained, only what finished trials say must exceed a budget."""
+
+from collections.abc import Sequence
+
+from evaluators.cost import CalibratedSize, SizeModel, modelled_latency
+from spaces import Judge, Policy, Target, Trial
+
+__all__ = ["BudgetFilter"]
+
+#: The modelled latency of the worker and of this process may differ in the last digits.
+_ROUNDING = 1e-9
+
+
+class BudgetFilter:
+    """`accept(policy)` under the last history it was shown.
+
+    Size: the policy goes when even the low end of its band is over the limit. Latency: only where
+    it is modelled, for then the model IS what will be reported; a measured one is never predicted.
+    Everything is computed anew from the history, so the same history gives the same answers.
+    """
+
+    def __init__(self, judge: Judge, target: Target) -> None:
+        self._budget = judge.budget
+        self._profile = judge.profile
+        self._target = target
+        self.model = SizeModel(judge.profile)
+        self.update(())
+
+    def update(self, history: Sequence[Trial]) -> None:
+        """Learn the ratios of a history, and forget any other."""
+        finished = [(t.policy, m) for t in history if (m := t.measurement) is not None]
+        self.size = CalibratedSize.fit(self.model, [(p, m.size_bytes) for p, m in finished])
+        # In the target's own format a file weighs something else than its download form.
+        self.download = CalibratedSize.fit(self.model, [(p, m.download_bytes) for p, m in finished])
+
+    def accept(self, policy: Policy) -> bool:
+        """Whether the policy may keep the size, download and latency limits."""
+        return not self.reason(policy)
+
+    def reason(self, policy: Policy) -> str:
+        """Why not; "" when the policy may keep every limit."""
+        for what, limit, calibrated in (
+            ("size", self._budget.size_bytes, self.size),
+            ("download", self._budget.download_bytes, self.download),
+        ):
+            if limit is not None:
+                low_bytes = calibrated.predict(policy).low_bytes
+                if low_bytes > limit:
+                    return f"{what} at least {low_bytes:.0f} B, over the budget of {limit} B"
+        return self._too_slow(policy)
+
+    def _too_slow(self, policy: Policy) -> str:
+        limit_ms = self._budget.latency_ms
+        if limit_ms is None or self._target.is_this_machine:
+            return ""
+        latency_ms = modelled_latency(policy, self._profile, self._target).median_ms
+        if latency_ms <= limit_ms * (1 + _ROUNDING):
+            return ""
+        return f"latency {latency_ms:.4g} ms, over the budget of {limit_ms:.4g} ms"

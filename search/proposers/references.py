@@ -1,0 +1,117 @@
+"""What anybody would try first: every study evaluates these, so a user sees what searching adds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from spaces import (
+    Capabilities,
+    Distillation,
+    LayerPolicy,
+    LayerProfile,
+    ModelProfile,
+    Policy,
+    Stage,
+    format_order,
+)
+from spaces.policy import FULL_BITS
+
+__all__ = ["REFERENCE_NAMES", "References", "references"]
+
+_ALL_STAGES = (Stage.PRUNE, Stage.DISTILL, Stage.CLUSTER, Stage.QUANTIZE)
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference policies of a network.
+
+    Attributes:
+        policies: (name, policy), the order they are tried in.
+        left_out: (name, reason) of those that backend or target format cannot do.
+    """
+
+    policies: tuple[tuple[str, Policy], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def _uniform(profile: ModelProfile, asked: LayerPolicy) -> tuple[tuple[str, LayerPolicy], ...]:
+    """The same for every layer; a bias that does not exist keeps its neutral bits."""
+    without_bias = replace(asked, bias_bits=FULL_BITS)
+    return tuple(
+        (layer.name, asked if layer.bias_size else without_bias) for layer in profile.layers
+    )
+
+
+def _fp16(profile: ModelProfile) -> Policy:
+    layers = _uniform(profile, LayerPolicy(bits=16, bias_bits=16))
+    return Policy((Stage.QUANTIZE,), layers)
+
+
+def _uniform_int8(profile: ModelProfile) -> Policy:
+    """Weights only, symmetric, one scale a channel: what runtimes call weight-only int8.
+
+    Activations stay floats, because fully integer inference needs calibration that not every
+    backend offers; the search may add 8-bit activations.
+    """
+    return Policy((Stage.QUANTIZE,), _uniform(profile, LayerPolicy(bits=8)), granularity="channel")
+
+
+def _pruned_int8(profile: ModelProfile) -> Policy:
+    layers = _uniform(profile, LayerPolicy(sparsity=0.8, bits=8))
+    return Policy((Stage.PRUNE, Stage.QUANTIZE), layers, granularity="channel")
+
+
+def _classic(profile: ModelProfile) -> Policy:
+    """Deep Compression (arXiv 1510.00149) with a teacher: prune, distill, cluster, quantize."""
+    layers = _uniform(profile, LayerPolicy(sparsity=0.9, clusters=16, bits=8, bias_bits=8))
+    return Policy(_ALL_STAGES, layers, Distillation("logits", temperature=4.0, weight=0.5))
+
+
+_MAKERS: Mapping[str, Callable[[ModelProfile], Policy]] = {
+    "fp16": _fp16,
+    "uniform int8": _uniform_int8,
+    "uniform 80% sparse int8": _pruned_int8,
+    "classic prune>distill>cluster>quantize": _classic,
+}
+REFERENCE_NAMES = tuple(_MAKERS)
+
+
+def references(profile: ModelProfile, capabilities: Capabilities) -> References:
+    """The reference policies that these capabilities allow, and why not the others."""
+    policies, left_out = [], []
+    for name, make in _MAKERS.items():
+        policy = make(profile)
+        reason = _refusal(policy, profile, capabilities)
+        if reason:
+            left_out.append((name, reason))
+        else:
+            policies.append((name, policy))
+    return References(tuple(policies), tuple(left_out))
+
+
+def _refusal(policy: Policy, profile: ModelProfile, capabilities: Capabilities) -> str:
+    """Why a policy is impossible; "" when it is not."""
+    if policy.order not in capabilities.orders:
+        return f"{capabilities.name} cannot do order {format_order(policy.order)}"
+    if policy.distillation.kind not in capabilities.distillation_kinds:
+        return f"{capabilities.name} cannot do distillation {policy.distillation.kind}"
+    if policy.activation_bits not in capabilities.activation_bits:
+        return f"{capabilities.name} cannot do activation bits {policy.activation_bits}"
+    refusals = (_layer_refusal(layer, policy, capabilities) for layer in profile.layers)
+    return next((refusal for refusal in refusals if refusal), "")
+
+
+def _layer_refusal(layer: LayerProfile, policy: Policy, capabilities: Capabilities) -> str:
+    asked, can = policy.layer(layer.name), capabilities.layers.get(layer.kind)
+    if can is None:
+        return f"{capabilities.name} cannot do layer kind {layer.kind} ({layer.name})"
+    wrong = [
+        f"{what} {value}"
+        for what, value, allowed in (
+            ("bits", asked.bits, asked.bits in can.bits),
+            ("clusters", asked.clusters, asked.clusters in can.clusters),
+            ("pattern", asked.pattern, asked.sparsity == 0 or asked.pattern in can.patterns),
+            ("bias bits", asked.bias_bits, not layer.bias_size or asked.bias_bits in can.bias_bits),
+        )
+        if not allowed
+    ]
+    return f"{capabilities.name} cannot do {layer.kind} {wrong[0]} ({layer.name})" if wrong else ""

@@ -1,0 +1,381 @@
+"""Starts a search where arithmetic says it should: references, then the sensitivity scan's advice.
+
+On real networks nearly all of the early gain over a blank sampler comes from this (docs/search.md),
+and it costs no training. Afterwards an inner proposer goes on from what these trials showed.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from evaluators.cost import SizeModel, modelled_latency
+from search.proposers.base import Proposal, Proposer
+from search.proposers.filter import BudgetFilter
+from search.proposers.references import references
+from search.proposers.sensitivity import Damage, strength
+from spaces import (
+    Budget,
+    Capabilities,
+    Judge,
+    LayerPolicy,
+    LayerProfile,
+    ModelProfile,
+    Policy,
+    SearchSpace,
+    Stage,
+    Target,
+    Trial,
+    format_order,
+    parse_order,
+)
+from spaces.policy import FULL_BITS
+
+__all__ = ["Allocation", "WarmProposer", "ladder", "nearest_policy", "warm_policies"]
+
+RUNGS = 10
+#: The first rung keeps clear of the budget: the predicted size may be off.
+MARGIN = 0.85
+#: Shares of the baseline's bytes where the ladder starts without a size budget, and where it ends.
+TOP_SHARE, BOTTOM_SHARE = 0.25, 0.006
+#: With a budget below that, the ladder ends at this share of the budget.
+BOTTOM_OF_BUDGET = 0.3
+CODEBOOK_BITS = 8
+BIAS_BITS = 8
+DISTILLATION_WEIGHT = 0.5
+DEFAULT_ORDER = "prune>distill>cluster>quantize"
+#: Most rungs run the default order; these try others, so that order is explored from the start.
+OTHER_ORDERS: Mapping[int, str] = {
+    2: "distill>prune>cluster>quantize",
+    4: "prune>cluster>distill>quantize",
+    6: "prune>cluster",
+}
+TEMPERATURES = (4.0, 2.0)
+FAST_CHANNEL_SPARSITIES = (0.5, 0.7, 0.85)
+#: After how many rungs the policies for latency come; at once if the budget limits latency.
+FAST_AFTER = 4
+_NO_CLUSTERS = 65536.0
+
+
+def _coordinate(knob: str, value: float | None) -> float:
+    """Where a knob's value lies, so that equal distances mean about equal effects."""
+    if knob == "sparsity":
+        return strength(knob, value or 0.0)
+    if knob == "distillation.weight":
+        return value or 0.0
+    return math.log2(_NO_CLUSTERS if value is None else value)
+
+
+def nearest_policy(space: SearchSpace, wanted: Mapping[str, Any]) -> Policy:
+    """The policy of the space whose knobs are nearest to `wanted`; a knob not named stays mild."""
+    vector = []
+    for knob in space.knobs:
+        value = wanted.get(knob.name, knob.choices[0])
+        kind = knob.name.rpartition(":")[2]
+        index = knob.index(value)
+        if kind == "order":
+            index = _nearest_order(value, knob.choices)
+        elif knob.ordered:
+            at = _coordinate(kind, value)
+            distances = [abs(_coordinate(kind, choice) - at) for choice in knob.choices]
+            index = distances.index(min(distances))
+        vector.append(index)
+    return space.decode(vector)
+
+
+def _nearest_order(wanted: str, choices: Sequence[str]) -> int:
+    """Most stages in common, then most pairs of them the same way round, then fewest others."""
+    stages = parse_order(wanted)
+
+    def likeness(index: int) -> tuple[int, int, int, int]:
+        other = parse_order(choices[index])
+        shared = [stage for stage in other if stage in stages]
+        places = [stages.index(stage) for stage in shared]
+        agreed = sum(a < b for i, a in enumerate(places) for b in places[i + 1 :])
+        return len(shared), agreed, -len(other), -index
+
+    return max(range(len(choices)), key=likeness)
+
+
+def ladder(profile: ModelProfile, budget: Budget) -> tuple[float, ...]:
+    """Sizes in bytes to aim at, from the largest to the smallest, in equal ratios.
+
+    Equal ratios, because the hypervolume counts ln size. Small networks end far below 1 % of their
+    fp32 size, so the ladder goes there even when the budget is loose.
+    """
+    limits = [limit for limit in (budget.size_bytes, budget.download_bytes) if limit is not None]
+    baseline = profile.baseline_size_bytes
+    top = min([TOP_SHARE * baseline, *(MARGIN * limit for limit in limits)])
+    bottom = min(BOTTOM_SHARE * baseline, BOTTOM_OF_BUDGET * top)
+    return tuple(float(size) for size in np.geomspace(top, bottom, RUNGS))
+
+
+def spread(count: int) -> list[int]:
+    """0 .. count - 1 so that each next one is the farthest from all before: 0, 9, 4, 2, 6, ..."""
+    order = [0]
+    while len(order) < count:
+        rest = [i for i in range(count) if i not in order]
+        order.append(max(rest, key=lambda i: (min(abs(i - j) for j in order), -i)))
+    return order[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One layer under one LayerPolicy."""
+
+    size_bytes: float
+    harm: float
+    asked: LayerPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """From one corner of a layer's hull to its next smaller one."""
+
+    harm_per_byte: float
+    layer: str
+    saved_bytes: float
+    asked: LayerPolicy
+
+
+class Allocation:
+    """Which layer gives up which bytes first, for the stages of one order.
+
+    The greedy knapsack: of each layer's possible states only the corners of the lower convex hull
+    of harm over bytes are worth having; taking all layers' moves along those hulls in the order of
+    their harm per byte is optimal at every size it passes through (Shoham and Gersho 1988, IEEE
+    Trans. ASSP 36/9). Stepping knob by knob instead would stop before moves that only pay
+    together.
+    """
+
+    def __init__(self, space: SearchSpace, model: SizeModel, stages: Iterable[Stage]) -> None:
+        self._space = space
+        self._model = model
+        self._stages = frozenset(stages)
+        starts, moves = {}, []
+        for layer in model.profile.layers:
+            hull = _lower_hull(self._states(layer))
+            starts[layer.name] = hull[0].asked
+            moves += [
+                _Move(
+                    (small.harm - large.harm) / (large.size_bytes - small.size_bytes),
+                    layer.name,
+                    large.size_bytes - small.size_bytes,
+                    small.asked,
+                )
+                for large, small in itertools.pairwise(hull)
+            ]
+        self._starts = starts
+        # Sorting is stable and a hull's slopes only rise, so a layer's moves stay in order.
+        self._moves = sorted(moves, key=lambda move: move.harm_per_byte)
+
+    def at(self, size_bytes: float) -> dict[str, LayerPolicy]:
+        """The least harmful layers predicted to fit; the smallest there are if none does."""
+        layers = dict(self._starts)
+        total = self._model.predict_bytes(
+            Policy(tuple(Stage), tuple(layers.items()), granularity=self._granularity)
+        )
+        for move in self._moves:
+            if total <= size_bytes:
+                break
+            layers[move.layer] = move.asked
+            total -= move.saved_bytes
+        return layers
+
+    @cached_property
+    def _granularity(self) -> str:
+        """One scale a tensor where allowed: at a few KB a scale a channel is a tenth of a file."""
+        return "tensor" if "tensor" in self._space.knob("granularity").choices else "channel"
+
+    @cached_property
+    def _scheme(self) -> str:
+        return str(self._space.knob("scheme").choices[0])
+
+    def _states(self, layer: LayerProfile) -> Iterator[_State]:
+        damage = Damage(layer)
+        for asked in self._choices(layer):
+            size = self._model.layer(layer, asked, self._scheme, self._granularity)
+            yield _State(size.total_bytes, damage(asked), asked)
+
+    def _choices(self, layer: LayerProfile) -> Iterator[LayerPolicy]:
+        def choices(knob: str, stage: Stage, neutral: object) -> tuple[Any, ...]:
+            offered = self._space.knob(f"{layer.name}:{knob}").choices
+            return offered if stage in self._stages else (neutral,)
+
+        patterns = self._space.knob(f"{layer.name}:pattern").choices
+        pattern = "element" if "element" in patterns else patterns[0]
+        all_bits = choices("bits", Stage.QUANTIZE, FULL_BITS)
+        codebook_bits = min(all_bits, key=lambda bits: abs(math.log2(bits / CODEBOOK_BITS)))
+        bias_bits = FULL_BITS
+        if layer.bias_size:
+            offered = choices("bias_bits", Stage.QUANTIZE, FULL_BITS)
+            bias_bits = min(offered, key=lambda bits: abs(math.log2(bits / BIAS_BITS)))
+        for sparsity in choices("sparsity", Stage.PRUNE, 0.0):
+            where = pattern if sparsity > 0 else "element"
+            for clusters in choices("clusters", Stage.CLUSTER, None):
+                for bits in all_bits if clusters is None else (codebook_bits,):
+                    yield LayerPolicy(sparsity, where, clusters, bits, bias_bits)
+
+
+def _lower_hull(states: Iterable[_State]) -> list[_State]:
+    """Corners from the least harmful to the smallest; harm per byte rises along them.
+
+    Andrew's monotone chain (1979), from large to small.
+    """
+    hull: list[_State] = []
+    for state in sorted(states, key=lambda state: (state.harm, state.size_bytes)):
+        if hull and state.size_bytes >= hull[-1].size_bytes:
+            continue
+        while len(hull) >= 2 and _slope(hull[-2], state) <= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(state)
+    return hull
+
+
+def _slope(large: _State, small: _State) -> float:
+    return (small.harm - large.harm) / (large.size_bytes - small.size_bytes)
+
+
+def _wanted(
+    order: str, layers: Mapping[str, LayerPolicy], temperature: float, granularity: str = "tensor"
+) -> dict[str, Any]:
+    wanted: dict[str, Any] = {
+        "order": order,
+        "distillation.kind": "logits",
+        "distillation.temperature": temperature,
+        "distillation.weight": DISTILLATION_WEIGHT,
+        "granularity": granularity,
+    }
+    for name, layer in layers.items():
+        for knob in ("sparsity", "pattern", "clusters", "bits", "bias_bits"):
+            wanted[f"{name}:{knob}"] = getattr(layer, knob)
+    return wanted
+
+
+def _small_policies(space: SearchSpace, judge: Judge, model: SizeModel) -> list[Policy]:
+    """One policy a rung of the ladder, far apart first; some in another order of stages."""
+    allocations: dict[frozenset[Stage], Allocation] = {}
+    rungs = ladder(judge.profile, judge.budget)
+    choices = space.knob("order").choices
+    found = []
+    for turn, rung in enumerate(spread(len(rungs))):
+        order = choices[_nearest_order(OTHER_ORDERS.get(turn, DEFAULT_ORDER), choices)]
+        stages = frozenset(parse_order(order)) - {Stage.DISTILL}
+        if stages not in allocations:
+            allocations[stages] = Allocation(space, model, stages)
+        layers = allocations[stages].at(rungs[rung])
+        temperature = TEMPERATURES[turn % len(TEMPERATURES)]
+        found.append(nearest_policy(space, _wanted(order, layers, temperature)))
+    return found
+
+
+def _fast_policies(space: SearchSpace, judge: Judge, target: Target) -> list[Policy]:
+    """Fewer channels and 8-bit integers: all that makes a network faster, where it does.
+
+    Nothing else in the ladder lowers latency, which is one of the three things a front is judged
+    by.
+    """
+    profile = judge.profile
+    order = format_order((Stage.PRUNE, Stage.DISTILL, Stage.QUANTIZE))
+    untouched_ms = modelled_latency(Policy(), profile, target).median_ms
+    found = []
+    for share in FAST_CHANNEL_SPARSITIES:
+        layers = {
+            layer.name: LayerPolicy(share, "channel", None, 8, BIAS_BITS)
+            if layer.can_prune_channels
+            else LayerPolicy(0.0, "element", None, 8, BIAS_BITS)
+            for layer in profile.layers
+        }
+        wanted = {**_wanted(order, layers, TEMPERATURES[0], "channel"), "activation_bits": 8}
+        policy = nearest_policy(space, wanted)
+        if modelled_latency(policy, profile, target).median_ms < 0.97 * untouched_ms:
+            found.append(policy)
+    return found
+
+
+def warm_policies(
+    space: SearchSpace, judge: Judge, target: Target, model: SizeModel
+) -> tuple[Policy, ...]:
+    """Distinct policies of the space worth trying before anything was learned, best bet first."""
+    small = _small_policies(space, judge, model)
+    fast = _fast_policies(space, judge, target)
+    at = 1 if judge.budget.latency_ms is not None else FAST_AFTER
+    distinct = {p.digest: p for p in (*small[:at], *fast, *small[at:]) if p.order}
+    return tuple(distinct.values())
+
+
+class WarmProposer:
+    """References, then warm policies, then the inner proposer under the budget filter.
+
+    A pure function of (history, running, count), if the inner proposer is one: what was proposed
+    already is recognised by its digest, so a resumed study goes on where it was.
+
+    Attributes:
+        left_out: (name, reason) of the references that are not tried.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        judge: Judge,
+        target: Target,
+        capabilities: Capabilities,
+        *,
+        inner: Proposer,
+        budget_filter: BudgetFilter,
+        post_training: bool = False,
+    ) -> None:
+        """Put together what proposes.
+
+        Args:
+            space: the choices; every proposal lies in it.
+            judge: metric, budget and profile.
+            target: what latency is modelled for.
+            capabilities: of backend and format, for the references.
+            inner: goes on after the opening. Its own filter should be `budget_filter.accept`.
+            budget_filter: shown each history before it is asked.
+            post_training: the study runs at fidelity 0, where distillation changes nothing.
+        """
+        self._filter = budget_filter
+        self._inner = inner
+        made = references(judge.profile, capabilities)
+        outside = "not in the restricted space"
+        self.left_out = made.left_out + tuple(
+            (name, outside) for name, policy in made.policies if not space.contains(policy)
+        )
+        opening = [
+            Proposal(policy, f"reference: {name}")
+            for name, policy in made.policies
+            if space.contains(policy)
+        ]
+        opening += [
+            Proposal(policy, "warm start")
+            for policy in warm_policies(space, judge, target, budget_filter.model)
+        ]
+        if post_training:
+            opening = [Proposal(p.policy.post_training(), p.origin) for p in opening]
+        distinct: dict[str, Proposal] = {}
+        for proposal in opening:
+            distinct.setdefault(proposal.policy.digest, proposal)
+        self.opening = tuple(distinct.values())
+
+    def propose(
+        self, history: Sequence[Trial], running: Sequence[Policy], count: int
+    ) -> list[Proposal]:
+        """See `Proposer.propose`. References are tried even where the budget rules them out."""
+        self._filter.update(history)
+        known = {trial.policy.digest for trial in history} | {policy.digest for policy in running}
+        proposals = [
+            proposal
+            for proposal in self.opening
+            if proposal.policy.digest not in known
+            and (proposal.origin.startswith("reference") or self._filter.accept(proposal.policy))
+        ][:count]
+        if len(proposals) < count:
+            pending = [*running, *(proposal.policy for proposal in proposals)]
+            proposals += self._inner.propose(history, pending, count - len(proposals))
+        return proposals

@@ -1,0 +1,26 @@
+"""Profiles: JSON and back, and what is counted from them."""
+
+import json
+import math
+
+from hypothesis import given
+
+from spaces import ModelProfile
+from tests.strategies import spaces as some
+
+
+@given(some.profiles())
+def test_json_round_trip(profile: ModelProfile) -> None:
+    again = ModelProfile.from_dict(json.loads(json.dumps(profile.to_dict())))
+    assert again == profile
+    assert hash(again) == hash(profile)
+    assert ModelProfile.from_dict(profile.to_dict()) == profile
+
+
+@given(some.profiles())
+def test_counts(profile: ModelProfile) -> None:
+    assert list(profile.layer_map.values()) == list(profile.layers)
+    assert profile.macs == sum(layer.macs for layer in profile.layers)
+    weights = sum(math.prod(x.weight_shape) for x in profile.layers)
+    biases = sum(x.bias_size for x in profile.layers)
+    assert profile.parameter_count == weights + biases + profile.other_bytes // 4
