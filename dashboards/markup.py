@@ -43,12 +43,14 @@ class Column(NamedTuple):
     Attributes:
         heading: with the unit.
         show: row -> text; it is escaped here, not there.
-        sort_by: the frame's column that orders the rows; "" = the shown text.
+        sort_by: the frame's column of numbers that orders the rows; "" = the shown text.
+        is_prose: whether its text may break into lines.
     """
 
     heading: str
     show: Callable[[Row], str]
     sort_by: str = ""
+    is_prose: bool = False
 
 
 def html_table(
@@ -71,7 +73,7 @@ def html_table(
     rows = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     head = "".join(_heading(column, sortable) for column in columns)
     body = "".join(
-        f"<tr{' class="marked"' if marked and row[marked] else ''}>"
+        ('<tr class="marked">' if marked and row[marked] else "<tr>")
         + "".join(_cell(column, row, is_first=i == 0) for i, column in enumerate(columns))
         + "</tr>"
         for row in rows
@@ -96,8 +98,10 @@ def _cell(column: Column, row: Row, *, is_first: bool) -> str:
     text = escape(column.show(row))
     name = 'th scope="row"' if is_first else "td"
     value = _sort_value(row[column.sort_by]) if column.sort_by else ""
-    number = f' class="number" data-value="{value}"' if column.sort_by else ""
-    return f"<{name}{number}>{text}</{name[:2]}>"
+    kind = f' class="number" data-value="{value}"' if column.sort_by else ""
+    if column.is_prose:
+        kind = ' class="prose"'
+    return f"<{name}{kind}>{text}</{name[:2]}>"
 
 
 def _sort_value(value: Any) -> str:
@@ -150,9 +154,9 @@ def theme_changes(light: Any, dark: Any) -> list[list[Any]]:
     `{"a": [1, 2]}, {"a": [1, 3]}` -> `[[["a", 1], 3]]`
     """
     if isinstance(light, dict) and isinstance(dark, dict) and light.keys() == dark.keys():
-        return _changes(((key, light[key], dark[key]) for key in light))
+        return _changes((key, light[key], dark[key]) for key in light)
     if isinstance(light, list) and isinstance(dark, list) and len(light) == len(dark):
-        return _changes(((i, *pair) for i, pair in enumerate(zip(light, dark, strict=True))))
+        return _changes((i, *pair) for i, pair in enumerate(zip(light, dark, strict=True)))
     return [] if light == dark else [[[], dark]]
 
 

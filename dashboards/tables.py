@@ -8,12 +8,20 @@ step_table, excess_table, ...   the certificate
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dashboards.text import format_ms, spreadsheet_text
+from search.analysis import (
+    OrderRow,
+    ProgressPoint,
+    failures_by_reason,
+    order_table,
+    progress,
+)
 from spaces import (
     Budget,
     Certificate,
@@ -37,10 +45,13 @@ __all__ = [
     "audit_table",
     "budget_table",
     "excess_table",
+    "failure_table",
     "front_rows",
     "ledger_table",
+    "order_frame",
     "policy_summary",
     "policy_table",
+    "progress_table",
     "select_trials",
     "stage_table",
     "step_table",
@@ -51,6 +62,8 @@ __all__ = [
 
 FRONT, DOMINATED, OVER_BUDGET, FAILED = "front", "dominated", "over budget", "failed"
 REFERENCE_ORIGIN = "reference"
+#: Trial numbers named of a failure's reason.
+FEW = 8
 _INTEGER_COLUMNS = ("size_bytes", "download_bytes", "macs")
 _TRIAL_COLUMNS = (
     "number",
@@ -366,3 +379,44 @@ def to_csv(table: pd.DataFrame) -> str:
         is_text = not pd.api.types.is_numeric_dtype(values)
         safe[str(column)] = values.map(spreadsheet_text) if is_text else values
     return str(pd.DataFrame(safe).to_csv(index=False, lineterminator="\n"))
+
+
+def progress_table(trials: Sequence[Trial], judge: Judge) -> pd.DataFrame:
+    """One row a trial: where the search stood after it (see `search.analysis.progress`).
+
+    Columns: finished (1 for the first), number, seconds, hypervolume, best_metric,
+    smallest_bytes, feasible; missing where nothing was feasible yet.
+    """
+    columns = [field.name for field in fields(ProgressPoint)]
+    points = [asdict(point) for point in progress(trials, judge)]
+    frame = pd.DataFrame(points, columns=columns)
+    frame.insert(0, "finished", range(1, len(frame) + 1))
+    return frame.astype({"best_metric": float, "smallest_bytes": "Int64"})
+
+
+def order_frame(trials: Sequence[Trial], judge: Judge) -> pd.DataFrame:
+    """One row an order of stages, most of the front first (see `search.analysis.order_table`).
+
+    Columns: order, trials, failed, feasible, best_metric, smallest_bytes, on_front,
+    share_of_front.
+    """
+    columns = [field.name for field in fields(OrderRow)]
+    frame = pd.DataFrame([asdict(row) for row in order_table(trials, judge)], columns=columns)
+    return frame.astype({"best_metric": float, "smallest_bytes": "Int64"})
+
+
+def failure_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a reason, the commonest first (see `search.analysis.failures_by_reason`).
+
+    Columns: reason, count, trials (their first few numbers), example.
+    """
+    rows = [
+        (group.reason, group.count, _first_few(group.trials), group.example)
+        for group in failures_by_reason(trials)
+    ]
+    return pd.DataFrame(rows, columns=["reason", "count", "trials", "example"])
+
+
+def _first_few(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:FEW]))
+    return f"{shown}, ..." if len(numbers) > FEW else shown

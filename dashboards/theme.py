@@ -24,11 +24,12 @@ class Theme:
         page, ink, muted, grid: background, text, secondary text, grid lines.
         faint: dominated trials; infeasible: trials over the budget.
         shade: fill of the region outside the budget.
-        front: the staircase and lines of "this study".
+        front: the staircase and lines of "this study"; fill: the area under them.
         limit: budget lines.
         pick: the star.
         categories: for sections, layers and the like.
-        strength: colour scale of the heat map, from untouched to strongest.
+        strength: colour scale of the heat map, from untouched to strongest; `ink` stays readable
+            on all of it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Theme:
     infeasible: str
     shade: str
     front: str
+    fill: str
     limit: str
     pick: str
     categories: tuple[str, ...]
@@ -56,6 +58,7 @@ LIGHT = Theme(
     infeasible="#a8b0b9",
     shade="rgba(213,94,0,0.07)",
     front="#0072b2",
+    fill="rgba(0,114,178,0.12)",
     limit="#d55e00",
     pick="#d55e00",
     categories=(
@@ -68,7 +71,7 @@ LIGHT = Theme(
         "#f0e442",
         "#57606a",
     ),
-    strength=((0.0, "#f4f6f8"), (0.5, "#8fc1e3"), (1.0, "#0b5c94")),
+    strength=((0.0, "#f4f6f8"), (0.5, "#c3def1"), (1.0, "#6fb1df")),
 )
 
 DARK = Theme(
@@ -81,6 +84,7 @@ DARK = Theme(
     infeasible="#5b6570",
     shade="rgba(230,120,40,0.10)",
     front="#56b4e9",
+    fill="rgba(86,180,233,0.15)",
     limit="#ff8c42",
     pick="#ff8c42",
     categories=(
@@ -93,7 +97,7 @@ DARK = Theme(
         "#f0e442",
         "#a3adb8",
     ),
-    strength=((0.0, "#20262d"), (0.5, "#2f6c99"), (1.0, "#8fd0f5")),
+    strength=((0.0, "#20262d"), (0.5, "#22485f"), (1.0, "#276a96")),
 )
 
 THEMES = MappingProxyType({theme.name: theme for theme in (LIGHT, DARK)})
@@ -106,7 +110,7 @@ def template(theme: Theme) -> go.layout.Template:
         "linecolor": theme.muted,
         "tickcolor": theme.muted,
         "tickfont": {"color": theme.muted, "size": 12},
-        "title": {"font": {"color": theme.ink, "size": 13}},
+        "title": {"font": {"color": theme.ink, "size": 13}, "standoff": 10},
         "zeroline": False,
         "showline": True,
         "ticks": "outside",

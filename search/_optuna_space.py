@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from spaces import InvalidRequest, Knob, Policy, SearchSpace
 
 __all__ = ["FAILED_VIOLATION", "distributions", "params_of", "policy_of"]
+
+# Optuna reports every study it makes on stderr; the product says what matters itself.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 #: In Optuna 5 a trial without constraints counts as feasible, so a failed one gets them too.
 FAILED_VIOLATION = 1.0

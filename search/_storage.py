@@ -21,10 +21,6 @@ __all__ = [
     "study_names",
 ]
 
-# Optuna reports every study it opens on stderr; the product says what matters itself.
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
 class StorageUnreadable(Exception):
     """A storage cannot be opened; the text says why, in one line and without a password."""
 
@@ -116,7 +112,7 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
 
 def study_names(storage: BaseStorage) -> list[str]:
     """Every Optuna study, in the order of creation."""
-    studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)  # noqa: SLF001
+    studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
     return [study.study_name for study in studies]
 
 

@@ -26,6 +26,7 @@ from typing import Any, Literal, Self
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search._journal import clear_stale_lock, trim_torn_tail
@@ -498,7 +499,8 @@ def _write_head(
     """
     metric = spec.metric
     names = [metric.name, "size_bytes", "latency_ms"]
-    directions = ["maximize" if metric.higher_is_better else "minimize", "minimize", "minimize"]
+    first = StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE
+    directions = [first, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
     studies = []
     for name in (location.study, location.full_study):
         study = optuna.create_study(

@@ -2,11 +2,15 @@
 // Draws the figures in the reader's colour scheme; sorts and filters tables. No network.
 (() => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 600px)");
   const touch = window.matchMedia("(pointer: coarse)");
   const entries = JSON.parse(document.getElementById("figures").textContent);
   const config = {
     responsive: true,
     displaylogo: false,
+    // plotly.js 4 offers to upload the plot to its makers' server unless told not to.
+    showSendToCloud: false,
+    plotlyServerURL: "",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };
 
@@ -21,13 +25,16 @@
     // Zoom survives a change of scheme; a finger on a plot scrolls the page.
     figure.layout.uirevision = "kept";
     if (touch.matches) figure.layout.dragmode = false;
+    if (narrow.matches && figure.layout.meta) figure.layout.height = figure.layout.meta.narrow_height;
     return figure;
   }
 
   async function drawAll() {
     for (const [id, entry] of Object.entries(entries)) {
       const figure = themed(entry);
-      await Plotly.react(document.getElementById(id), figure.data, figure.layout, config);
+      const node = document.getElementById(id);
+      node.style.height = `${figure.layout.height}px`;
+      await Plotly.react(node, figure.data, figure.layout, config);
     }
     document.documentElement.dataset.drawn = "true";
   }
@@ -82,6 +89,7 @@
   });
   if (Object.keys(entries).length > 0) {
     dark.addEventListener("change", drawAll);
+    narrow.addEventListener("change", drawAll);
     drawAll();
   }
 })();

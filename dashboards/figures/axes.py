@@ -92,13 +92,13 @@ def colour_scale(latencies_ms: np.ndarray) -> ColourScale:
         return ColourScale(is_log=False, low=0.0, high=1.0, ticks=[], labels=[])
     low, high = float(latencies_ms.min()), float(latencies_ms.max())
     if high > _LOG_COLOURS_FROM * low:
-        ticks = _nice_ticks(low, high)[:6] or [low, high]
+        ticks = _nice_ticks(low, high)[:5] or [low, high]
         encoded = [math.log10(tick) for tick in ticks]
         return ColourScale(True, math.log10(low), math.log10(high), encoded, _labels(ticks))
     if high - low < 1e-3 * high:
         # One colour; the bar must still have an extent.
         return ColourScale(False, 0.9 * low, 1.1 * high, [low], _labels([low]))
-    ticks = [float(tick) for tick in np.linspace(low, high, 4)]
+    ticks = [float(tick) for tick in np.linspace(low, high, 3)]
     return ColourScale(False, low, high, ticks, _labels(ticks))
 
 

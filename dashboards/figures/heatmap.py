@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.text import format_bytes, plot_text
+from dashboards.text import plot_text
 from dashboards.theme import Theme, template
+from spaces import BYTES_PER_KB
 
 __all__ = ["HeatmapInfo", "PolicyPanel", "draw_heatmap", "heatmap_info"]
 
 #: Column headings, with units: cells hold bare numbers, so that ten columns fit on a telephone.
-COLUMNS = ("sparsity, %", "clusters", "bits", "bias bits", "size")
+COLUMNS = ("sparsity, %", "clusters", "bits", "bias bits", "KB")
 _FULL_RATIO = 200.0
 _ROW_HEIGHT = 26
 
@@ -59,16 +60,18 @@ def heatmap_info(panels: Sequence[PolicyPanel]) -> HeatmapInfo:
             full_bytes = 4 * int(row["weights"])
             size_bytes = panel.layer_bytes.get(str(row["layer"]), full_bytes)
             clusters = None if pd.isna(row["clusters"]) else int(row["clusters"])
-            strength[p, i] = _strengths(
+            knobs = _strengths(
                 float(row["sparsity"]), clusters, int(row["bits"]), int(row["bias_bits"])
-            ) + (_clip(math.log(full_bytes / max(size_bytes, 1)) / math.log(_FULL_RATIO)),)
+            )
+            ratio = full_bytes / max(size_bytes, 1)
+            strength[p, i] = (*knobs, _clip(math.log(ratio) / math.log(_FULL_RATIO)))
             mark = " ch" if row["pattern"] == "channel" else ""
             texts[p, i] = [
                 f"{100 * row['sparsity']:.3g}{mark}",
                 "-" if clusters is None else str(clusters),
                 str(row["bits"]),
                 str(row["bias_bits"]),
-                format_bytes(size_bytes),
+                f"{size_bytes / BYTES_PER_KB:.3g}",
             ]
     return HeatmapInfo(layers, tuple(panel.title for panel in panels), strength, texts)
 
@@ -103,7 +106,7 @@ def draw_heatmap(info: HeatmapInfo, theme: Theme) -> go.Figure:
         z=np.concatenate(list(info.strength), axis=1),
         text=np.concatenate(list(info.texts), axis=1),
         texttemplate="%{text}",
-        textfont={"size": 11},
+        textfont={"size": 11, "color": theme.ink},
         customdata=[[plot_text(name, 60)] * len(columns) for name in info.layers],
         hovertemplate="%{customdata}<br>%{x}: %{text}<extra></extra>",
         zmin=0,
@@ -130,7 +133,7 @@ def draw_heatmap(info: HeatmapInfo, theme: Theme) -> go.Figure:
         data=[heat],
         layout={
             "template": template(theme),
-            "height": 110 + _ROW_HEIGHT * count,
+            "height": 138 + _ROW_HEIGHT * count,
             "xaxis": {
                 **axis,
                 "tickvals": columns,
@@ -146,6 +149,6 @@ def draw_heatmap(info: HeatmapInfo, theme: Theme) -> go.Figure:
                 "range": [count - 0.5, -0.5],
             },
             "annotations": titles,
-            "margin": {"l": 8, "r": 8, "t": 96, "b": 8},
+            "margin": {"l": 8, "r": 8, "t": 124, "b": 8},
         },
     )

@@ -40,7 +40,8 @@ def ledger_info(ledger: pd.DataFrame, layer_order: Sequence[str]) -> LedgerInfo:
     known = [name for name in layer_order if name in table.index]
     others = sorted(set(table.index) - set(known))
     rows = [*known, *others]
-    sections = sorted(table.columns, key=lambda name: (-int(table[name].sum()), str(name)))
+    totals = {str(name): int(table[name].to_numpy().sum()) for name in table.columns}
+    sections = sorted(totals, key=lambda name: (-totals[name], name))
     return LedgerInfo(
         layers=tuple(rows),
         sections=tuple(sections),
@@ -64,7 +65,9 @@ def draw_ledger(info: LedgerInfo, theme: Theme) -> go.Figure:
                 [name, plot_text(section), int(size)]
                 for name, size in zip(names, info.sizes_bytes[:, i], strict=True)
             ],
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]}: %{customdata[2]:,} bytes<extra></extra>",
+            hovertemplate=(
+                "%{customdata[0]}<br>%{customdata[1]}: %{customdata[2]:,} bytes<extra></extra>"
+            ),
             marker={
                 "color": theme.categories[i % len(theme.categories)],
                 # More sections than colours: the second round is hatched.
@@ -74,7 +77,7 @@ def draw_ledger(info: LedgerInfo, theme: Theme) -> go.Figure:
         )
         for i, section in enumerate(info.sections)
     ]
-    words = [f" {format_bytes(total)} · {100 * total / whole:.0f} %" for total in totals]
+    words = [f" {format_bytes(total)} · {_share_words(total / whole)}" for total in totals]
     bars.append(
         go.Scatter(
             y=positions,
@@ -97,13 +100,28 @@ def draw_ledger(info: LedgerInfo, theme: Theme) -> go.Figure:
             "bargap": 0.25,
             "height": 120 + _ROW_HEIGHT * len(positions),
             # Room for the words at the longest bar's end, on a telephone too.
-            "xaxis": {"title": {"text": "KB (1000 bytes)"}, "range": [0, 1.4 * longest]},
+            "xaxis": {
+                "title": {"text": "KB (1000 bytes)"},
+                "range": [0, 1.4 * longest],
+                "fixedrange": True,
+            },
             "yaxis": {
                 "tickvals": positions,
                 "ticktext": [plot_text(name or WHOLE_FILE, 18) for name in info.layers],
                 "range": [len(positions) - 0.5, -0.5],
                 "showgrid": False,
+                "fixedrange": True,
             },
-            "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "y": 1.0,
+                "yanchor": "bottom",
+                "traceorder": "normal",
+            },
         },
     )
+
+
+def _share_words(share: float) -> str:
+    return "under 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

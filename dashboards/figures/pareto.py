@@ -1,5 +1,6 @@
 """The Pareto plot: the metric against the bytes of the file."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,10 @@ __all__ = ["ParetoInfo", "draw_pareto", "pareto_info"]
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon")
 _OTHER_SYMBOL = "hexagon"
 OTHER_ORDERS = "another order"
+_MANY = 1000
+_HEIGHT = 640
+#: On a telephone the legend has one entry a line.
+_NARROW_HEIGHT = 860
 #: Shapes end here: far outside any range, so that panning does not show the shading's edge, and
 #: near enough for a browser's coordinates.
 _FAR_BYTES = 1e15
@@ -77,6 +82,24 @@ class ParetoInfo(NamedTuple):
     latency_words: str
 
     @property
+    def views(self) -> dict[str, dict[str, list[float]]]:
+        """Name of a view -> plotly's relayout arguments; the first is how it is drawn."""
+
+        if self.size_range == self.all_size_range and self.metric_range == self.all_metric_range:
+            return {}
+
+        def view(size: tuple[float, float], metric: tuple[float, float]) -> dict[str, list[float]]:
+            return {
+                "xaxis.range": [math.log10(limit) for limit in size],
+                "yaxis.range": list(metric),
+            }
+
+        return {
+            "front": view(self.size_range, self.metric_range),
+            "all trials": view(self.all_size_range, self.all_metric_range),
+        }
+
+    @property
     def hidden_count(self) -> int:
         """Trials outside the first view."""
         rows = pd.concat([self.dominated, self.over_budget, self.front, self.finalists])
@@ -106,6 +129,10 @@ def pareto_info(trials: pd.DataFrame, finalists: pd.DataFrame, judge: Judge) -> 
     metrics = _readable(
         metric, [*in_focus["metric"]], [*limits, profile.baseline_metric, *front["metric"]]
     )
+    all_sizes = padded_log(np.array([*sizes, *done["size_bytes"].astype(float)]))
+    all_metrics = padded(np.array([*metrics, *done["metric"], *in_focus["metric"]]))
+    # Without a front there is nothing to look at closely: show what was found.
+    has_front = len(front) > 0
     return ParetoInfo(
         metric=metric,
         dominated=done[done["status"] == DOMINATED],
@@ -115,16 +142,16 @@ def pareto_info(trials: pd.DataFrame, finalists: pd.DataFrame, judge: Judge) -> 
         references=references,
         pick=pick,
         staircase=staircase,
-        staircase_is_feasible=len(front) > 0,
+        staircase_is_feasible=has_front,
         orders=tuple(front["order"].value_counts().index[: len(_SYMBOLS)]),
         baseline_size_bytes=profile.baseline_size_bytes,
         baseline_metric=profile.baseline_metric,
         size_limit_bytes=budget.size_bytes,
         metric_limit=metric_limit,
-        size_range=padded_log(np.array(sizes)),
-        metric_range=padded(np.array(metrics), 0.1),
-        all_size_range=padded_log(np.array([*sizes, *done["size_bytes"].astype(float)])),
-        all_metric_range=padded(np.array([*metrics, *done["metric"], *in_focus["metric"]])),
+        size_range=padded_log(np.array(sizes)) if has_front else all_sizes,
+        metric_range=padded(np.array(metrics), 0.1) if has_front else all_metrics,
+        all_size_range=all_sizes,
+        all_metric_range=all_metrics,
         latency_words=" / ".join(sorted(set(done["latency_source"]))),
     )
 
@@ -150,10 +177,12 @@ def _readable(metric: Metric, values: Sequence[float], must: Sequence[float]) ->
 def draw_pareto(info: ParetoInfo, theme: Theme) -> go.Figure:
     """The figure; traces from the least to the most important, so that the pick lies on top."""
     colours = colour_scale(_latencies(info.front, info.finalists))
-    figure = go.Figure(
+    return go.Figure(
         data=[
             _plain_points(info.over_budget, info, "over the budget", "x-thin", theme.infeasible),
-            _plain_points(info.dominated, info, "within the budget, dominated", "circle", theme.faint),
+            _plain_points(
+                info.dominated, info, "within the budget, dominated", "circle", theme.faint
+            ),
             _staircase_line(info, theme),
             *_fine_tuning_lines(info, theme),
             *_front_points(info, colours, theme),
@@ -163,17 +192,24 @@ def draw_pareto(info: ParetoInfo, theme: Theme) -> go.Figure:
         ],
         layout={
             "template": template(theme),
-            "height": 620,
+            "height": _HEIGHT,
+            "meta": {"narrow_height": _NARROW_HEIGHT},
             "xaxis": bytes_axis("file size (log)", info.size_range, info.all_size_range),
             "yaxis": metric_axis(info.metric, info.metric_range),
             "shapes": _limit_shapes(info, theme),
             "hovermode": "closest",
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.12, "yanchor": "top"},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 0,
+                "yanchor": "bottom",
+                "yref": "container",
+            },
             "coloraxis": _colour_axis(colours, info.latency_words),
             "margin": {"l": 8, "r": 12, "t": 70, "b": 8},
         },
     )
-    return figure
 
 
 def _latencies(*frames: pd.DataFrame) -> np.ndarray:
@@ -187,7 +223,12 @@ def _colour_axis(colours: ColourScale, words: str) -> dict[str, Any]:
         "cmax": colours.high,
         "colorbar": {
             "orientation": "h",
-            "title": {"text": f"latency, ms ({plot_text(words)})", "side": "top"},
+            "title": {
+                "text": f"latency, ms ({plot_text(words)})",
+                "side": "top",
+                "font": {"size": 12},
+            },
+            "tickfont": {"size": 11},
             "tickvals": colours.ticks,
             "ticktext": colours.labels,
             "thickness": 10,
@@ -248,7 +289,10 @@ def _points(rows: pd.DataFrame, info: ParetoInfo, name: str, kind: str) -> dict[
 def _plain_points(
     rows: pd.DataFrame, info: ParetoInfo, name: str, symbol: str, colour: str
 ) -> go.Scatter:
-    marker = {"symbol": symbol, "color": colour, "size": 6, "opacity": 0.55}
+    # Thousands of points at full size are a blot that hides how dense they lie.
+    many = len(rows) > _MANY
+    marker = {"symbol": symbol, "color": colour}
+    marker |= {"size": 4 if many else 6, "opacity": 0.35 if many else 0.55}
     marker |= {"line": {"color": colour, "width": 1.2 if symbol == "x-thin" else 0}}
     return go.Scatter(**_points(rows, info, f"{name} ({len(rows):,})", "trial"), marker=marker)
 
@@ -258,8 +302,11 @@ def _staircase_line(info: ParetoInfo, theme: Theme) -> go.Scatter:
     x = corners["size_bytes"].to_numpy(dtype=float)
     y = corners["metric"].to_numpy(dtype=float)
     if len(corners):
-        # Everything larger than the largest member is beaten by it, too.
-        x, y = np.append(x, info.all_size_range[1] * 10), np.append(y, y[-1])
+        # What is larger than the largest member and no better is beaten by it, up to the budget.
+        end = info.all_size_range[1] * 10
+        if info.staircase_is_feasible and info.size_limit_bytes is not None:
+            end = info.size_limit_bytes
+        x, y = np.append(x, end), np.append(y, y[-1])
     return go.Scatter(
         x=x,
         y=y,
@@ -280,7 +327,9 @@ def _front_points(info: ParetoInfo, colours: ColourScale, theme: Theme) -> list[
     traces = []
     known = dict(zip(info.orders, _SYMBOLS, strict=False))
     rest = info.front[~info.front["order"].isin(info.orders)]
-    groups = [(order, symbol, info.front[info.front["order"] == order]) for order, symbol in known.items()]
+    groups = [
+        (order, symbol, info.front[info.front["order"] == order]) for order, symbol in known.items()
+    ]
     if len(rest):
         groups.append((OTHER_ORDERS, _OTHER_SYMBOL, rest))
     for order, symbol, rows in groups:
@@ -318,11 +367,15 @@ def _fine_tuning_lines(info: ParetoInfo, theme: Theme) -> list[go.Scatter]:
     if pairs.empty:
         return []
     gap = np.full(len(pairs), np.nan)
-    x = np.column_stack([pairs["size_bytes_from"].astype(float), pairs["size_bytes_to"].astype(float), gap])
+    x = np.column_stack(
+        [pairs["size_bytes_from"].astype(float), pairs["size_bytes_to"].astype(float), gap]
+    )
     y = np.column_stack([pairs["metric_from"], pairs["metric_to"], gap])
     line = {"color": theme.muted, "width": 1, "dash": "dot"}
     return [
-        go.Scatter(x=x.ravel(), y=y.ravel(), mode="lines", line=line, showlegend=False, hoverinfo="skip")
+        go.Scatter(
+            x=x.ravel(), y=y.ravel(), mode="lines", line=line, showlegend=False, hoverinfo="skip"
+        )
     ]
 
 
@@ -367,15 +420,18 @@ def _labelled_points(info: ParetoInfo, theme: Theme) -> list[go.Scatter]:
 def _pick_point(info: ParetoInfo, theme: Theme) -> list[go.Scatter]:
     if info.pick.empty:
         return []
+    kind = "finalist" if info.finalists["is_pick"].any() else "trial"
     return [
         go.Scatter(
-            **(_points(info.pick, info, "the pick", "the pick, trial") | {"mode": "markers+text"}),
+            **(
+                _points(info.pick, info, "the pick", f"the pick, {kind}") | {"mode": "markers+text"}
+            ),
             text=["<b>pick</b>"],
             textposition="top left",
             textfont={"size": 13, "color": theme.pick},
             marker={
                 "symbol": "star",
-                "size": 20,
+                "size": 18,
                 "color": theme.pick,
                 "line": {"color": theme.page, "width": 1.5},
             },
@@ -395,11 +451,9 @@ def _limit_shapes(info: ParetoInfo, theme: Theme) -> list[dict[str, Any]]:
     worse = low - far if info.metric.higher_is_better else high + far
     if size is not None:
         text = f"budget {format_bytes(size)}"
-        shapes.append(
-            {**shade, "x0": size, "x1": _FAR_BYTES, "y0": 0, "y1": 1, "yref": "y domain"}
-        )
-        label = {"text": text, "font": font, "textposition": "start", "textangle": -90}
-        label |= {"xanchor": "right", "yanchor": "bottom", "padding": 4}
+        shapes.append({**shade, "x0": size, "x1": _FAR_BYTES, "y0": 0, "y1": 1, "yref": "y domain"})
+        label = {"text": text, "font": font, "textposition": "start", "textangle": 0}
+        label |= {"xanchor": "left", "yanchor": "bottom", "padding": 4}
         edge = {"x0": size, "x1": size, "y0": 0, "y1": 1, "yref": "y domain"}
         shapes.append({"type": "line", **edge, "line": line, "label": label})
     if limit is not None:

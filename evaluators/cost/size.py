@@ -22,15 +22,22 @@ __all__ = ["CalibratedSize", "LayerSize", "SizeBand", "SizeModel", "predicted_by
 FILE_OVERHEAD_BYTES = 64
 TENSOR_OVERHEAD_BYTES = 16
 SCALE_BYTES = 4
-#: Bins a density is cut in to place k-means cells, and to find a grid's clipping range.
-CELL_BINS = 256
+#: Bins a density is cut in to run k-means on it, and to find a grid's clipping range.
+CELL_BINS = 512
+LLOYD_ROUNDS = 50
 GRID_BINS = 1024
 CLIPPING_RATIOS = np.linspace(1.0, 0.15, 16)
+MANTISSA_BITS = {32: 23, 16: 10}
+#: Weights lie between these powers of two; what is smaller counts as one exponent.
+FLOAT_EXPONENTS = (-24, 8)
 
+#: Real over predicted bytes, before any evidence: 1.0 on random weights, 0.7 to 1.0 on trained
+#: ones, whose non-zeros and values have neighbours that a context model learns.
+PRIOR_RATIO = 0.87
 #: Half-width of the band without evidence, and the least there ever is, as factors.
 START_BAND = 1.25
 LEAST_BAND = 1.04
-#: How many trials weigh as much as the prior: one kind's ratio against all kinds', that against 1.
+#: How many trials weigh as much as what they lean on: a kind's on all kinds', those on the prior.
 PRIOR_TRIALS = 2.0
 #: How many trials weigh as much as the starting band.
 BAND_TRIALS = 4.0
@@ -144,7 +151,16 @@ def _values(layer: LayerProfile, asked: LayerPolicy, scheme: str, granularity: s
         scales = layer.weight_shape[0] if granularity == "channel" else 1
         masses = _grid_masses(weights, asked, scheme, layer.weight_count // scales)
         return _Values(float(masses.sum()), entropy_bits(masses), SCALE_BYTES * scales)
-    return _Values(1.0 - asked.sparsity, float(asked.bits), 0.0)
+    return _Values(1.0 - asked.sparsity, _float_bits(weights, asked), 0.0)
+
+
+def _float_bits(weights: WeightDistribution, asked: LayerPolicy) -> float:
+    """Entropy of sign and exponent; the mantissa is as good as random."""
+    powers = 2.0 ** np.arange(*FLOAT_EXPONENTS)
+    edges = np.concatenate((-powers[::-1], powers))
+    edges = np.concatenate(([-np.inf], edges, [np.inf]))
+    kept = weights.kept_below(edges, weights.magnitude(asked.sparsity))
+    return entropy_bits(np.diff(kept)) + MANTISSA_BITS[asked.bits]
 
 
 def _yes_no_bits(share: float) -> float:
@@ -200,10 +216,10 @@ def _grid(low: float, high: float, bits: int, scheme: str) -> tuple[float, np.nd
 def _codebook_bits(
     weights: WeightDistribution, asked: LayerPolicy, count: int
 ) -> tuple[float, int]:
-    """(entropy of the cluster indices, clusters in use).
+    """(entropy of the cluster indices, entries of the codebook).
 
-    k-means puts its centroids with a density proportional to the cube root of the weights' density
-    (Panter and Dite 1951, Proc. IRE 39), so cells hold unequal shares: a little under log2(K).
+    Lloyd's algorithm on the density, from evenly spaced centroids as the backends start it. Cells
+    hold unequal shares, and with many clusters it stops early, so this is under log2(K).
     """
     assert asked.clusters is not None
     distinct = min(asked.clusters, max(1, round(count * (1 - asked.sparsity))))
@@ -211,16 +227,25 @@ def _codebook_bits(
         # After cluster, quantize rounds the entries to a grid that cannot hold more values.
         distinct = min(distinct, 2**asked.bits - 1)
     threshold = weights.magnitude(asked.sparsity)
-    edges = np.unique(np.append(weights.knots, [-threshold, threshold, 0.0]))
-    edges = np.unique(np.append(edges, np.linspace(edges[0], edges[-1], CELL_BINS)))
-    widths, kept = np.diff(edges), weights.kept_below(edges, threshold)
-    masses = np.diff(kept)
-    if distinct < 2 or len(widths) == 0 or masses.sum() <= 0:
+    low, high = float(weights.knots[0]), float(weights.knots[-1])
+    edges = np.linspace(low, high, CELL_BINS + 1)
+    # The border of the pruned gap matters when all that survives lies in few bins.
+    edges = np.sort(np.clip(np.append(edges, [-threshold, threshold]), low, high))
+    kept = weights.kept_below(edges, threshold)
+    if distinct < 2 or kept[-1] <= kept[0] or high <= low:
         return 0.0, distinct
-    centroids = np.concatenate(([0.0], np.cumsum(np.cbrt(masses / widths) * widths)))
-    # At a cut every cell border has the same share of the centroids on its left.
-    borders = np.interp(np.linspace(0.0, centroids[-1], distinct + 1), centroids, kept)
-    return entropy_bits(np.diff(borders)), distinct
+    middles = (edges[1:] + edges[:-1]) / 2
+    moments = np.concatenate(([0.0], np.cumsum(np.diff(kept) * middles)))
+    centroids = np.linspace(low, high, distinct)
+    for _ in range(LLOYD_ROUNDS):
+        borders = np.concatenate(([low], (centroids[1:] + centroids[:-1]) / 2, [high]))
+        masses = np.diff(np.interp(borders, edges, kept))
+        means = np.diff(np.interp(borders, edges, moments)) / np.maximum(masses, 1e-12)
+        moved = np.sort(np.where(masses > 1e-12, means, centroids))
+        shift, centroids = float(np.abs(moved - centroids).max()), moved
+        if shift < 1e-3 * (high - low) / distinct:
+            break
+    return entropy_bits(masses), distinct
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,19 +262,17 @@ class CalibratedSize:
 
     A ratio real / predicted is kept for each kind of file (how its values are coded, whether it
     is sparse), as a median, which one odd trial cannot move. Few trials of a kind lean on those of
-    every kind, and few trials at all on 1.
+    every kind, and few trials at all on `PRIOR_RATIO`.
     """
 
     def __init__(self, model: SizeModel, ratios: Sequence[tuple[str, float]]) -> None:
         """Args: model: the closed form; ratios: (kind of file, ln(real / predicted))."""
         self.model = model
-        self._all = _shrunk_median([ratio for _, ratio in ratios], towards=0.0)
+        self._all = _shrunk_median([ratio for _, ratio in ratios], math.log(PRIOR_RATIO))
         by_kind: dict[str, list[float]] = defaultdict(list)
         for kind, ratio in ratios:
             by_kind[kind].append(ratio)
-        self._ratio = {
-            kind: _shrunk_median(found, towards=self._all) for kind, found in by_kind.items()
-        }
+        self._ratio = {kind: _shrunk_median(found, self._all) for kind, found in by_kind.items()}
         self._half_width = {
             kind: _half_width(found, self._ratio[kind]) for kind, found in by_kind.items()
         }

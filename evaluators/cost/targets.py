@@ -73,7 +73,7 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         overhead_us=_figure(name, "overhead_us", data["overhead_us"]),
         compute_dtype=_text(name, data, "compute_dtype"),
         int8_needs_activation_bits=_flag(name, data, "int8_needs_activation_bits"),
-        kernel_truth=tuple(str(sentence) for sentence in data["kernel_truth"]),
+        kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
     )
     if target.compute_dtype not in target.throughput_gmacs:
@@ -91,6 +91,13 @@ def _text(target: str, data: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _texts(target: str, data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = data[key]
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise InvalidRequest(f"target {target}: {key} must be a list of texts, but got {value!r}")
+    return tuple(value)
+
+
 def _flag(target: str, data: Mapping[str, Any], key: str) -> bool:
     value = data.get(key, False)
     if not isinstance(value, bool):
@@ -100,7 +107,9 @@ def _flag(target: str, data: Mapping[str, Any], key: str) -> bool:
 
 def _figure(target: str, key: str, entry: object) -> Figure:
     match entry:
-        case {"value": int() | float() as value, "source": str() as source} if value > 0 and source:
+        case {"value": int() | float() as value, "source": str() as source} if (
+            not isinstance(value, bool) and value > 0 and source
+        ):
             return Figure(float(value), source)
     raise InvalidRequest(
         f"target {target}: {key} must be {{value = above 0, source = text}}, but got {entry!r}"

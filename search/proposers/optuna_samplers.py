@@ -41,7 +41,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search._optuna_space import FAILED_VIOLATION, distributions, params_of, policy_of
+from search._optuna_space import distributions, params_of, policy_of
 from search.proposers.base import Proposal
 from spaces import InvalidRequest, Judge, Policy, SearchSpace, Trial, nondominated
 
@@ -107,7 +107,7 @@ class OptunaProposer:
         known = {trial.policy.digest for trial in history}
         known |= {trial.identity.policy_digest for trial in history}
         known |= {policy.digest for policy in running}
-        study = _Study(self._visible(history), self._running(running), self._memory.parents)
+        study = _Study(self._visible(), self._running(running), self._memory.parents)
         proposals: list[Proposal] = []
         for index in range(count):
             rng_seed = self._derive_seed(len(history), len(running), index)
@@ -121,7 +121,7 @@ class OptunaProposer:
     def _propose_one(
         self, study: "_Study", known: Container[str], rng_seed: int
     ) -> Proposal | None:
-        """Ask the sampler; if it only repeats itself, look around its last answer, then anywhere."""
+        """Ask the sampler; if it repeats itself, look around its last answer, then anywhere."""
         spare: Policy | None = None
         sampler = self._sampler(rng_seed)
         policy: Policy | None = None
@@ -207,18 +207,26 @@ class OptunaProposer:
             return None
         measurement = trial.measurement
         if measurement is None:
-            return _Seen(number, TrialState.FAIL, None, params, self._distributions, {}, {})
-        point = [float(value) for value in self._judge.point(measurement)]
-        violations = self._judge.violations(measurement)
-        attributes = dict(trial.sampler_attrs)
+            return self._without_values(number, TrialState.FAIL, params)
         return _Seen(
             number,
             TrialState.COMPLETE,
-            point,
-            params,
-            self._distributions,
-            violations,
-            attributes,
+            values=[float(value) for value in self._judge.point(measurement)],
+            params=params,
+            known=self._distributions,
+            violations=self._judge.violations(measurement),
+            system_attrs=dict(trial.sampler_attrs),
+        )
+
+    def _without_values(self, number: int, state: TrialState, params: dict[str, Any]) -> "_Seen":
+        return _Seen(
+            number,
+            state,
+            values=None,
+            params=params,
+            known=self._distributions,
+            violations={},
+            system_attrs={},
         )
 
     def _place_in_generation(self, seen: "_Seen") -> None:
@@ -228,7 +236,9 @@ class OptunaProposer:
         memory = self._memory
         sampler = self._genetic(self._derive_seed(memory.generation))
         key = sampler._get_generation_key()
-        generation = seen.system_attrs.setdefault(key, memory.generation)
+        # Not above the open one: the record may come from another population size.
+        generation = min(seen.system_attrs.get(key, memory.generation), memory.generation)
+        seen.system_attrs[key] = generation
         memory.members[generation] = memory.members.get(generation, 0) + 1
         while memory.members.get(memory.generation, 0) >= POPULATION:
             memory.generation += 1
@@ -236,7 +246,7 @@ class OptunaProposer:
             study = _Study(memory.seen, [], memory.parents)
             sampler.get_parent_population(study.study, memory.generation)
 
-    def _visible(self, history: Sequence[Trial]) -> Sequence["_Seen"]:
+    def _visible(self) -> Sequence["_Seen"]:
         seen = self._memory.seen
         if self._name != "tpe" or len(seen) <= TPE_SEES_TRIALS:
             return seen
@@ -247,7 +257,7 @@ class OptunaProposer:
         numbers = itertools.count(_FIRST_NUMBER // 2)
         ordered = sorted(policies, key=lambda policy: policy.digest)
         return [
-            _Seen(number, TrialState.RUNNING, None, params, self._distributions, {}, {})
+            self._without_values(number, TrialState.RUNNING, params)
             for number, policy in zip(numbers, ordered, strict=False)
             if (params := params_of(self._space, policy))
         ]
@@ -301,6 +311,7 @@ class _Seen(FrozenTrial):
         self,
         number: int,
         state: TrialState,
+        *,
         values: list[float] | None,
         params: dict[str, Any],
         known: dict[str, BaseDistribution],
@@ -385,11 +396,11 @@ class _Scratch(InMemoryStorage):
             return [*self._before, *asked]
         return [t for t in self._before if t.state in states] + asked
 
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002
         """Those of the study's history."""
         return self._parents
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002
         """Outlives this storage."""
         self._parents[key] = value
 
@@ -402,7 +413,9 @@ class _KnownSpace(BaseSampler):
         self._space = space
 
     def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
         """All knobs with a choice, once there is something to learn from."""
         return self._space

@@ -16,6 +16,7 @@ import numpy as np
 from evaluators.cost import SizeModel, modelled_latency
 from search.proposers.base import Proposal, Proposer
 from search.proposers.filter import BudgetFilter
+from search.proposers.optuna_samplers import OptunaProposer
 from search.proposers.references import references
 from search.proposers.sensitivity import Damage, strength
 from spaces import (
@@ -35,11 +36,18 @@ from spaces import (
 )
 from spaces.policy import FULL_BITS
 
-__all__ = ["Allocation", "WarmProposer", "ladder", "nearest_policy", "warm_policies"]
+__all__ = [
+    "Allocation",
+    "WarmProposer",
+    "ladder",
+    "nearest_policy",
+    "warm_policies",
+    "warm_proposer",
+]
 
 RUNGS = 10
-#: The first rung keeps clear of the budget: the predicted size may be off.
-MARGIN = 0.85
+#: The first rung keeps clear of the budget: the closed form errs to the safe side, mostly.
+MARGIN = 0.95
 #: Shares of the baseline's bytes where the ladder starts without a size budget, and where it ends.
 TOP_SHARE, BOTTOM_SHARE = 0.25, 0.006
 #: With a budget below that, the ladder ends at this share of the budget.
@@ -369,6 +377,8 @@ class WarmProposer:
         """See `Proposer.propose`. References are tried even where the budget rules them out."""
         self._filter.update(history)
         known = {trial.policy.digest for trial in history} | {policy.digest for policy in running}
+        # At fidelity 0 a policy runs, and is remembered, without its distillation.
+        known |= {trial.identity.policy_digest for trial in history}
         proposals = [
             proposal
             for proposal in self.opening
@@ -379,3 +389,36 @@ class WarmProposer:
             pending = [*running, *(proposal.policy for proposal in proposals)]
             proposals += self._inner.propose(history, pending, count - len(proposals))
         return proposals
+
+
+def warm_proposer(
+    space: SearchSpace,
+    judge: Judge,
+    target: Target,
+    capabilities: Capabilities,
+    seed: int,
+    *,
+    sampler: str = "tpe",
+    post_training: bool = False,
+) -> WarmProposer:
+    """The default of a study: references, warm start, then one of Optuna's samplers, filtered.
+
+    Args:
+        space: see `WarmProposer`, as for the next three.
+        judge: metric, budget and profile.
+        target: what latency is modelled for.
+        capabilities: of backend and format.
+        seed: of the sampler; the opening has no chance in it.
+        sampler: one of `search.proposers.optuna_samplers.SAMPLERS`.
+        post_training: see `WarmProposer`.
+    """
+    budget_filter = BudgetFilter(judge, target)
+    return WarmProposer(
+        space,
+        judge,
+        target,
+        capabilities,
+        inner=OptunaProposer(sampler, space, judge, seed, accept=budget_filter.accept),
+        budget_filter=budget_filter,
+        post_training=post_training,
+    )

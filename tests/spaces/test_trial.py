@@ -80,14 +80,14 @@ def test_a_failure_says_where(failure: Failure, text: str) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["metric", "metric_se"])
-def test_a_metric_that_is_no_number_is_no_measurement(name: str, bad: float) -> None:
+def test_a_metric_that_is_no_number_is_no_measurement(name: str, bad: Any) -> None:
     """NaN compares as False: it would be feasible, and on every front."""
     with pytest.raises(ValueError, match=f"{name} must be finite"):
-        replace(measurement(), **{name: bad})
+        measurement(**{name: bad})
 
 
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf])
-def test_a_measurement_has_a_size_and_a_latency(bad: float) -> None:
+def test_a_measurement_has_a_size_and_a_latency(bad: Any) -> None:
     with pytest.raises(ValueError, match="size_bytes must be above 0"):
         replace(measurement(), size_bytes=bad)
     with pytest.raises(ValueError, match="median_ms must be above 0"):

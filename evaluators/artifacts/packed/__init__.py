@@ -7,7 +7,6 @@ machine decodes the same bits.
 
 from evaluators.artifacts.packed.container import (
     Encoded,
-    LedgerLine,
     decode,
     encode,
     ledger,
@@ -25,6 +24,7 @@ from evaluators.artifacts.packed.model import (
     Tensor,
     dense,
 )
+from spaces.trial import LedgerLine
 
 __all__ = [
     "Artifact",

@@ -160,7 +160,7 @@ def best_lag(mask: Mask) -> int:
         mask: (rows, columns) zeros and ones.
     """
     columns = mask.shape[1]
-    counts = mask.sum(axis=0, dtype=np.int64).astype(object)
+    counts = mask.sum(axis=0, dtype=np.int64)
     best, best_excess = 1, 0.0
     for lag in range(2, min(MAX_LAG, columns // 2) + 1):
         hits = int(np.count_nonzero(mask[:, lag:] & mask[:, :-lag]))
@@ -418,7 +418,9 @@ def floats_of(records: bytes, half: bool) -> Floats:
     """Return the floats of `float_records`, float32 (count,)."""
     if half:
         words = np.frombuffer(records, ">u2").astype(np.uint16)
-        return ((words >> 1) | (words << 15)).view(np.float16).astype(np.float32)
+        # A signalling NaN of a damaged file is refused later, without a warning here.
+        with np.errstate(invalid="ignore"):
+            return ((words >> 1) | (words << 15)).view(np.float16).astype(np.float32)
     wide = np.frombuffer(records, ">u4").astype(np.uint32)
     return ((wide >> 1) | (wide << 31)).view(np.float32)
 

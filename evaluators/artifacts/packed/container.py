@@ -349,7 +349,8 @@ def decode(
         pure_python: do without numba; slower, same result.
     """
     loops = kernels(pure_python)
-    header, placed = sections_of(data, max_elements)
+    header, placed = sections_of(data)
+    check_elements(header, len(data), max_elements)
     by_place = {(section.layer, section.section): section for section in placed}
     try:
         attributes = read_attributes(loops, by_place) if header.has_attributes else {}
@@ -368,7 +369,7 @@ def decode(
 
 def ledger(data: bytes) -> tuple[LedgerLine, ...]:
     """Return what each section of a packed file costs, from the file's own structure."""
-    return tuple(section.line for section in sections_of(data, 1 << 62)[1])
+    return tuple(section.line for section in sections_of(data)[1])
 
 
 def pad_section(data: bytes, layer: str, section: str, extra_bytes: int) -> bytes:
@@ -380,7 +381,7 @@ def pad_section(data: bytes, layer: str, section: str, extra_bytes: int) -> byte
         section: as in the ledger line; a checksum cannot be padded.
         extra_bytes: 0 or more.
     """
-    for placed in sections_of(data, 1 << 62)[1]:
+    for placed in sections_of(data)[1]:
         if (placed.layer, placed.section) != (layer, section) or section == "checksum":
             continue
         start, end = placed.content.place, placed.content.end
@@ -397,8 +398,8 @@ def pad_section(data: bytes, layer: str, section: str, extra_bytes: int) -> byte
     raise InvalidRequest(f"no section {section!r} of layer {layer!r} that could be padded")
 
 
-def sections_of(data: bytes, max_elements: int) -> tuple[Header, list[Placed]]:
-    """Return the header and where each section is, after checking sum, sizes and prefixes."""
+def sections_of(data: bytes) -> tuple[Header, list[Placed]]:
+    """Return the header and where each section is; refuse a wrong checksum or frame."""
     data = bytes(data)
     reader = Reader(data, "header")
     if reader.take(len(MAGIC)) != MAGIC:
@@ -412,7 +413,6 @@ def sections_of(data: bytes, max_elements: int) -> tuple[Header, list[Placed]]:
     reader.end = len(data) - CHECKSUM_BYTES
     section = next_section(reader, "", "header", 0)
     header = read_header(section)
-    check_elements(header, len(data), max_elements, section.content)
     placed = [section]
     if header.has_attributes:
         placed.append(next_section(reader, "", "attributes"))
@@ -435,8 +435,9 @@ def check_sum(data: bytes) -> None:
         raise reader.damaged("does not match the bytes; the file is cut short or altered")
 
 
-def check_elements(header: Header, size_bytes: int, max_elements: int, reader: Reader) -> None:
+def check_elements(header: Header, size_bytes: int, max_elements: int) -> None:
     """Refuse more elements than allowed, or than a file of this size may stand for."""
+    reader = Reader(b"", "section header")
     elements = sum(tensor.elements() for tensor in header.tensors)
     if elements > max_elements:
         raise reader.damaged(f"{elements} elements, at most {max_elements} are allowed")

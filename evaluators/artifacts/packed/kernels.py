@@ -158,7 +158,7 @@ def finish(state: Ints, buffer: Ints) -> None:
 
 
 def density_class(hits: int, seen: int) -> int:
-    """How dense a line has been: 0 never hit, 1 under 1/64 ... 5 above 1/4, in factors of 4."""
+    """How dense a line has been: 0 never hit, 1 under 1/256 ... 5 from 1/4, in factors of 4."""
     if hits == 0:
         return 0
     level = DENSITY_CLASSES - 1

@@ -37,11 +37,11 @@ def checked_floats(what: str, values: npt.ArrayLike, bits: int = 32) -> Floats:
         raise InvalidRequest(f"{what}: values must be float16 or float32, not {given.dtype}")
     if bits not in (16, 32):
         raise InvalidRequest(f"{what}: bits must be 16 or 32, not {bits}")
+    if not np.isfinite(given).all():
+        raise InvalidRequest(f"{what}: every value must be finite, found NaN or infinity")
     # Adding +0.0 turns -0.0 into +0.0 and changes nothing else.
     floats = np.array(given, dtype=np.float32, order="C") + np.float32(0.0)
     floats = np.asarray(floats, dtype=np.float32)
-    if not np.isfinite(floats).all():
-        raise InvalidRequest(f"{what}: every value must be finite, found NaN or infinity")
     if bits == 16 and not half_exact(floats):
         raise InvalidRequest(f"{what}: bits=16 needs values that float16 holds exactly")
     floats.setflags(write=False)

@@ -1,0 +1,212 @@
+"""Commands about files: `export` and `verify`."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluators import tasks
+from evaluators.tasks import WorkerContext
+from search.cli.readers import find_trial, open_reader
+from search.cli.text import latency_text, metric_text, trial_name
+from search.engines import InProcessEngine
+from search.kept import KeptFiles
+from search.record import RecordReader
+from search.session import answer_of, worker_context
+from spaces import Front, InvalidRequest, StudyBroken, Trial
+
+__all__ = ["export_command", "export_trial", "manifest_path", "verify_command"]
+
+PRODUCT = "compression-search"
+EXIT_MISMATCH = 1
+
+
+def manifest_path(file: Path) -> Path:
+    """`best.packed` -> `best.packed.json`."""
+    return file.with_name(f"{file.name}.json")
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    """`search export`."""
+    record = open_reader(arguments.storage, arguments.study)
+    trial = _picked(record, arguments.pick)
+    spec = record.spec
+    name = trial_name(trial, spec.full_fidelity, spec.fidelity).replace("@", "-")
+    out = Path(arguments.out or f"{spec.name}-{name}.{spec.artifact_format}")
+    manifest = export_trial(record, trial, out)
+    if arguments.json:
+        sys.stdout.write(json.dumps({"file": str(out), **manifest}) + "\n")
+    else:
+        assert trial.measurement is not None
+        metric = metric_text(spec.metric, trial.measurement.metric, trial.measurement.metric_se)
+        sys.stdout.write(
+            f"{out}: {trial.measurement.size_bytes:,} bytes, {metric}, "
+            f"{latency_text(trial.measurement)}\n{manifest_path(out)}: its manifest\n"
+        )
+    return 0
+
+
+def _picked(record: RecordReader, which: str) -> Trial:
+    front: Front = answer_of(record).front
+    if which not in ("best", "smallest", "fastest"):
+        trial = find_trial(record, which)
+        if trial.measurement is None:
+            raise InvalidRequest(f"--pick {which}: that trial failed: {trial.outcome}")
+        return trial
+    if not front.members or front.pick is None:
+        raise InvalidRequest(
+            f"--pick {which}: nothing in {record.spec.name} is within the budget; name a trial "
+            "(`search front` lists the nearest)"
+        )
+    if which == "best":
+        return front.pick
+    if which == "smallest":
+        return front.members[0]
+    return min(front.members, key=lambda t: t.measurement.latency.median_ms if t.measurement else 0)
+
+
+def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any]:
+    """Write a trial's file and its manifest; a file that was not kept is made again.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InvalidRequest: `out` cannot be written.
+        StudyBroken: the file made again is not the one that was measured.
+    """
+    values, spec = trial.measurement, record.spec
+    assert values is not None
+    kept = KeptFiles(record.judge, record.location.artifacts_dir, spec.artifact_format)
+    source = kept.path(values.sha256)
+    was_kept = source.is_file()
+    if not was_kept:
+        _make_again(record, trial)
+    manifest = _manifest(record, trial)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out)
+        manifest_path(out).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"--out {out}: cannot be written: {error.strerror}") from None
+    finally:
+        if not was_kept:
+            source.unlink(missing_ok=True)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    if digest != values.sha256:
+        raise StudyBroken(f"{source} was changed after it was measured: its sha256 is {digest}")
+    return manifest
+
+
+def _make_again(record: RecordReader, trial: Trial) -> None:
+    assert trial.measurement is not None
+    engine = InProcessEngine()
+    engine.configure(tasks.setup, worker_context(record.spec, record.location, record.profile))
+    outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
+    sha256 = getattr(outcome, "sha256", None)
+    if sha256 != trial.measurement.sha256:
+        raise StudyBroken(
+            f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
+            "machine or these library versions compute differently from those that measured it"
+        )
+
+
+def _manifest(record: RecordReader, trial: Trial) -> dict[str, Any]:
+    values, spec = trial.measurement, record.spec
+    assert values is not None
+    test = record.test_scores().get(trial.identity.key)
+    return {
+        "product": f"{PRODUCT} {_version(PRODUCT)}",
+        "format": spec.artifact_format,
+        "sha256": values.sha256,
+        "size_bytes": values.size_bytes,
+        "workload": spec.workload,
+        "target": spec.target,
+        "metric": {
+            "name": spec.metric.name,
+            "unit": spec.metric.unit,
+            "validation": values.metric,
+            "standard_error": values.metric_se,
+            "samples": values.metric_samples,
+            "test": dict(test) if test else None,
+            "baseline": record.profile.baseline_metric,
+        },
+        "latency": asdict(values.latency),
+        "policy": trial.policy.to_dict(),
+        "study": spec.name,
+        "trial": trial_name(trial, spec.full_fidelity, spec.fidelity),
+        "identity": asdict(trial.identity),
+        "ledger": [asdict(line) for line in values.ledger],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "numpy", "optuna")},
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def verify_command(arguments: argparse.Namespace) -> int:
+    """`search verify FILE`: exit 0 if the manifest is true to the last byte and sample."""
+    file = Path(arguments.file)
+    manifest = _read_manifest(file, arguments.workload)
+    engine = InProcessEngine()
+    context = WorkerContext(
+        workload=arguments.workload or manifest["workload"],
+        target=manifest.get("target", "host"),
+        artifact_format=manifest.get("format", "packed"),
+        artifacts_dir=str(file.parent),
+        device="cpu",
+    )
+    engine.configure(tasks.setup, context)
+    found = engine.submit(tasks.verify, str(file)).result()
+    metric = manifest.get("metric", {})
+    checks = {
+        "size_bytes": (found.size_bytes, manifest.get("size_bytes")),
+        "sha256": (found.sha256, manifest.get("sha256")),
+        "validation": (found.metric, metric.get("validation")),
+        "samples": (found.metric_samples, metric.get("samples")),
+    }
+    wrong = [name for name, (is_now, said) in checks.items() if said not in (None, is_now)]
+    compared = any(said is not None for _, said in checks.values())
+    if arguments.json:
+        result = {"file": str(file), **asdict(found), "compared": compared, "differs": wrong}
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        verdict = "equal to its manifest" if compared else "no manifest to compare with"
+        for name in wrong:
+            sys.stdout.write(f"{name}: the manifest says {checks[name][1]}, it is {checks[name][0]}\n")
+        sys.stdout.write(
+            f"{file}: {found.size_bytes:,} bytes, {metric.get('name', 'metric')} {found.metric:.6g} "
+            f"± {found.metric_se:.2g} on {found.metric_samples:,} validation samples; "
+            f"{'DIFFERS from its manifest' if wrong else verdict}\n"
+        )
+    return EXIT_MISMATCH if wrong else 0
+
+
+def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:
+    if not file.is_file():
+        raise InvalidRequest(f"verify: there is no file {file}")
+    beside = manifest_path(file)
+    if not beside.is_file():
+        if workload is not None:
+            return {}
+        raise InvalidRequest(f"verify: {beside} is missing; name the network with --workload")
+    try:
+        manifest = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("workload"), str):
+            raise ValueError("it names no workload")  # noqa: TRY004 -- one message for all
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"verify: {beside} is not a manifest: {error}") from None
+    return manifest

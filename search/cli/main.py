@@ -1,0 +1,280 @@
+"""`search`: parses the command line, dispatches, turns errors into messages and exit codes.
+
+Imports nothing heavy: `search --help` must answer at once. Exit codes: 0 done, 1 the study broke,
+2 the request must be changed, 3 the budget was not met, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from spaces.errors import InvalidRequest, SearchError
+
+__all__ = ["EXIT_BUDGET_UNMET", "EXIT_INTERRUPTED", "build_parser", "main", "run"]
+
+EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
+DEFAULT_TRIALS = 100
+DEFAULT_FINALISTS = 8
+PROPOSERS = ("warm", "tpe", "nsga2", "nsga3", "gp", "random")
+ENGINES = ("local", "in-process")
+
+_EXAMPLES = """\
+examples:
+  search run --budget-kb 250 --target m1          the embedded LeNet-300-100 on MNIST
+  search run my_net.py:workload --budget-kb 100   your own network
+  search run --budget-kb 20 --max-drop 1 --dry-run
+  search resume                                   go on with the latest study
+  search front --json                             its front, for scripts
+"""
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    value = _number(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    value = _number(int, text, "a whole number")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, but got {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = _number(float, text, "a number")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, but got {text}")
+    return value
+
+
+def share_of_points(text: str) -> float:
+    """An argparse type: a finite number of at least 0."""
+    value = _number(float, text, "a number")
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, but got {text}")
+    return value
+
+
+def _number(kind: Callable[[str], int | float], text: str, what: str):  # type: ignore[no-untyped-def]
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {what}, but got {text!r}") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="search",
+        description="Search compression policies for a trained network: what to prune, distill, "
+        "cluster and quantize, how much of it in which layer, and in which order.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_add_run, _add_resume, _add_readers, _add_files, _add_lists):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=summary, description=summary)
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run_parser = _command(commands, "run", "start a study and print the front it finds")
+    _workload_argument(run_parser)
+    _target_argument(run_parser)
+    budget = run_parser.add_argument_group("budget (hard limits; 1 KB = 1000 bytes)")
+    budget.add_argument("--budget-kb", type=positive_float, metavar="KB", help="size of the file")
+    budget.add_argument(
+        "--budget-download-kb", type=positive_float, metavar="KB", help="size of its packed form"
+    )
+    budget.add_argument(
+        "--max-latency-ms", type=positive_float, metavar="MS", help="one inference on the target"
+    )
+    budget.add_argument(
+        "--min-accuracy", type=positive_float, metavar="PCT", help="in per cent, e.g. 97.5"
+    )
+    budget.add_argument(
+        "--max-drop",
+        type=share_of_points,
+        metavar="POINTS",
+        help="most the metric may be worse than the baseline's: points of accuracy, or its unit",
+    )
+    effort = run_parser.add_argument_group("effort")
+    effort.add_argument(
+        "--trials", type=positive_int, default=DEFAULT_TRIALS, metavar="N",
+        help=f"evaluations, failed ones included (default {DEFAULT_TRIALS})",
+    )  # fmt: skip
+    effort.add_argument(
+        "--timeout", type=positive_float, metavar="SECONDS",
+        help="start no search trial after this long; the finalists still run",
+    )  # fmt: skip
+    effort.add_argument(
+        "--fidelity", type=count, metavar="SAMPLES",
+        help="training samples a searched trial sees; 0 = post-training (default: the workload's)",
+    )  # fmt: skip
+    effort.add_argument(
+        "--finalists", type=count, default=DEFAULT_FINALISTS, metavar="N",
+        help="front members run again at the workload's full fidelity "
+        f"(default {DEFAULT_FINALISTS}, 0 = none)",
+    )  # fmt: skip
+    how = run_parser.add_argument_group("how")
+    how.add_argument("--proposer", choices=PROPOSERS, default="warm", help="(default warm)")
+    how.add_argument("--seed", type=count, default=0, metavar="N", help="(default 0)")
+    how.add_argument("--space", metavar="FILE", help="a TOML file that narrows the space")
+    _engine_arguments(how)
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _storage_argument(how)
+    how.add_argument("--study", metavar="NAME", help="(default WORKLOAD-TARGET-number)")
+    how.add_argument(
+        "--dry-run", action="store_true",
+        help="show space, first policies and predicted sizes; train and write nothing",
+    )  # fmt: skip
+    _json_argument(how)
+
+
+def _add_resume(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    resume = _command(commands, "resume", "go on with a study, to the number of trials it asked for")
+    _study_position(resume)
+    resume.add_argument(
+        "--trials", type=positive_int, metavar="N", help="ask for this many in all instead"
+    )
+    resume.add_argument("--timeout", type=positive_float, metavar="SECONDS", help="see run")
+    _engine_arguments(resume)
+    _storage_argument(resume)
+    _json_argument(resume)
+
+
+def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    front = _command(commands, "front", "print the front of a study")
+    _study_position(front)
+    front.add_argument(
+        "--at", choices=("answer", "search", "full"), default="answer",
+        help="the finalists' front where there is one (default), or that of one fidelity",
+    )  # fmt: skip
+    show = _command(commands, "show", "print a trial: policy, audit, where the bytes are")
+    show.add_argument("trial", help="its number, e.g. 17; a finalist's is 3@full")
+    show.add_argument("--study", metavar="NAME", help="(default: the latest)")
+    report = _command(commands, "report", "write the study's report, one HTML file")
+    _study_position(report)
+    report.add_argument("--out", "-o", metavar="FILE", help="(default: beside the record)")
+    for reader in (front, show, report):
+        _storage_argument(reader)
+        _json_argument(reader)
+
+
+def _add_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = _command(commands, "export", "write a trial's file and its manifest")
+    export.add_argument("--study", metavar="NAME", help="(default: the latest)")
+    export.add_argument(
+        "--pick", default="best", metavar="WHICH",
+        help="best (default), smallest, fastest, or a trial: 17, 3@full",
+    )  # fmt: skip
+    export.add_argument("--out", "-o", metavar="FILE", help="(default: STUDY-TRIAL.packed)")
+    _storage_argument(export)
+    _json_argument(export)
+    verify = _command(commands, "verify", "decode a file and score it again")
+    verify.add_argument("file", help="an exported file, its manifest beside it")
+    verify.add_argument("--workload", metavar="NAME", help="where there is no manifest")
+    _json_argument(verify)
+
+
+def _add_lists(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    space = _command(commands, "space", "print the search space of a workload on a target")
+    _workload_argument(space)
+    _target_argument(space)
+    space.add_argument("--space", metavar="FILE", help="a TOML file that narrows it")
+    targets = _command(commands, "targets", "list the hardware profiles, or show one")
+    targets.add_argument("name", nargs="?", help="a profile, or a .toml file")
+    workloads = _command(commands, "workloads", "list the workloads")
+    for lister in (space, targets, workloads):
+        _json_argument(lister)
+
+
+def _workload_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "workload", nargs="?", default="lenet300-mnist",
+        help="a name of `search workloads`, or path/to/file.py:function (default lenet300-mnist)",
+    )  # fmt: skip
+
+
+def _target_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", default="host", metavar="NAME",
+        help="a name of `search targets`, or a .toml file (default host, this machine)",
+    )  # fmt: skip
+
+
+def _study_position(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="?", help="(default: the latest)")
+
+
+def _engine_arguments(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument("--workers", type=positive_int, metavar="N", help="(default: the cores)")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="(default local)")
+
+
+def _storage_argument(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--storage", default="search-runs", metavar="PLACE",
+        help="a folder, or a database URL (default search-runs)",
+    )  # fmt: skip
+
+
+def _json_argument(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+#: Command -> module and function; imported only when called.
+_COMMANDS = {
+    "run": ("search.cli.run", "run_command"),
+    "resume": ("search.cli.run", "resume_command"),
+    "front": ("search.cli.readers", "front_command"),
+    "show": ("search.cli.readers", "show_command"),
+    "report": ("search.cli.readers", "report_command"),
+    "export": ("search.cli.files", "export_command"),
+    "verify": ("search.cli.files", "verify_command"),
+    "space": ("search.cli.lists", "space_command"),
+    "targets": ("search.cli.lists", "targets_command"),
+    "workloads": ("search.cli.lists", "workloads_command"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; None = the process's own.
+
+    Returns:
+        The exit code.
+    """
+    parsed = build_parser().parse_args(arguments)
+    module, function = _COMMANDS[parsed.command]
+    try:
+        return int(getattr(importlib.import_module(module), function)(parsed))
+    except SearchError as error:
+        sys.stderr.write(f"search: error: {error}\n")
+        return EXIT_INVALID if isinstance(error, InvalidRequest) else EXIT_BROKEN
+    except BrokenPipeError:
+        # `search front | head`: the reader has enough. Python must not try to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Commands that only read a record: `front`, `show`, `report`."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.cli.screen import front_table, print_answer, trial_details
+from search.cli.text import trial_name
+from search.location import StudyLocation
+from search.record import RecordReader
+from search.session import Answer, answer_of
+from spaces import Certificate, Front, InvalidRequest, Trial
+
+__all__ = [
+    "answer_json",
+    "find_trial",
+    "front_command",
+    "open_reader",
+    "report_command",
+    "show_command",
+    "write_study_report",
+]
+
+
+def open_reader(storage: str, study: str | None) -> RecordReader:
+    """A study's record; the latest without a name."""
+    if study is None:
+        return RecordReader.open(StudyLocation.latest(storage))
+    return RecordReader.open(StudyLocation(storage, study))
+
+
+def find_trial(record: RecordReader, text: str) -> Trial:
+    """`"17"` or `"3@full"` -> the trial.
+
+    Raises:
+        InvalidRequest: another form, or no such trial.
+    """
+    match = re.fullmatch(r"#?(\d+)(@full)?", text)
+    if match is None:
+        raise InvalidRequest(f"trial must be a number such as 17, or 3@full, but got {text!r}")
+    trials = record.finalists() if match[2] else record.trials()
+    number = int(match[1])
+    if number >= len(trials):
+        what = "finalists" if match[2] else "trials"
+        raise InvalidRequest(f"trial {text}: {record.spec.name} has {len(trials)} {what}, from 0")
+    return trials[number]
+
+
+def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
+    """The answer for scripts."""
+    spec, judge = record.spec, record.judge
+    front = answer.front
+
+    def row(trial: Trial) -> dict[str, Any]:
+        values = trial.measurement
+        assert values is not None
+        return {
+            "trial": trial_name(trial, spec.full_fidelity, spec.fidelity),
+            "metric": values.metric,
+            "metric_se": values.metric_se,
+            "size_bytes": values.size_bytes,
+            "download_bytes": values.download_bytes,
+            "latency_ms": values.latency.median_ms,
+            "latency_source": values.latency.source,
+            "sha256": values.sha256,
+            "test": dict(answer.test_scores.get(trial.identity.key, {})) or None,
+            "origin": trial.origin,
+            "policy": trial.policy.to_dict(),
+        }
+
+    profile = record.profile
+    result: dict[str, Any] = {
+        "study": spec.name,
+        "storage": record.location.storage,
+        "spec": spec.to_dict(),
+        "baseline": {
+            "metric": profile.baseline_metric,
+            "metric_se": profile.baseline_metric_se,
+            "fp32_bytes": 4 * profile.parameter_count,
+            "size_bytes": profile.baseline_size_bytes,
+            "latency_ms": profile.baseline_latency_ms,
+            "latency_source": profile.latency_source,
+        },
+        "trials": len(record.trials()),
+        "finalists": len(record.finalists()),
+        "fidelity": front.fidelity,
+        "feasible": front.feasible,
+        "hypervolume": front.hypervolume,
+        "front": [row(trial) for trial in front.members],
+        "pick": row(front.pick) if front.pick else None,
+    }
+    if answer.certificate is not None:
+        certificate: Certificate = answer.certificate
+        result["certificate"] = {
+            "closest": row(certificate.closest) if certificate.closest else None,
+            "excess": certificate.excess,
+            "bottleneck": [list(pair) for pair in certificate.bottleneck],
+            "smallest": [row(trial) for trial in certificate.smallest],
+            "fastest": [row(trial) for trial in certificate.fastest],
+        }
+    result["reference_point"] = judge.reference.tolist()
+    return result
+
+
+def front_command(arguments: argparse.Namespace) -> int:
+    """`search front`."""
+    record = open_reader(arguments.storage, arguments.study)
+    spec, judge = record.spec, record.judge
+    answer = answer_of(record)
+    if arguments.at != "answer":
+        at_full = arguments.at == "full"
+        trials = record.finalists() if at_full else record.trials()
+        fidelity = spec.full_fidelity if at_full else spec.fidelity
+        front = Front.of(trials, judge, fidelity)
+        certificate = None if front.members else Certificate.of(trials, judge, fidelity)
+        answer = Answer(front, judge, answer.test_scores, certificate)
+    if arguments.json:
+        sys.stdout.write(json.dumps(answer_json(record, answer)) + "\n")
+    elif answer.front.members and arguments.at != "answer":
+        Console().print(front_table(answer.front, judge, spec, answer.test_scores))
+    else:
+        print_answer(Console(), answer, spec)
+    return 0
+
+
+def show_command(arguments: argparse.Namespace) -> int:
+    """`search show TRIAL`."""
+    record = open_reader(arguments.storage, arguments.study)
+    trial = find_trial(record, arguments.trial)
+    if arguments.json:
+        sys.stdout.write(trial.to_json() + "\n")
+        return 0
+    title = f"{record.spec.name} #{arguments.trial}"
+    trial_details(Console(), trial, record.judge, title)
+    scores = record.test_scores().get(trial.identity.key)
+    if scores:
+        Console().print(f"test {record.judge.metric.format(scores['metric'])}")
+    return 0
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """`search report`."""
+    record = open_reader(arguments.storage, arguments.study)
+    path = Path(arguments.out) if arguments.out else record.location.folder / "report.html"
+    written = write_study_report(record, path)
+    if arguments.json:
+        sys.stdout.write(json.dumps({"report": str(written)}) + "\n")
+    else:
+        sys.stdout.write(f"{written}\n")
+    return 0
+
+
+def write_study_report(record: RecordReader, path: Path) -> Path:
+    """Write the HTML report of what a record holds.
+
+    Raises:
+        InvalidRequest: the file cannot be written.
+    """
+    from dashboards.report import ReportInput, write_report  # noqa: PLC0415 -- pandas and plotly
+
+    spec = record.spec
+    name, storage = spec.name, record.location.storage
+    where = "" if storage == "search-runs" else f" --storage {storage}"
+    commands = (
+        ("Export the pick", f"search export --study {name}{where} --pick best"),
+        ("Look at a trial", f"search show 0 --study {name}{where}"),
+        ("Ask for more trials", f"search resume {name}{where} --trials {2 * spec.trials}"),
+    )
+    report = ReportInput(
+        spec=spec,
+        profile=record.profile,
+        judge=record.judge,
+        trials=tuple(record.trials()),
+        finalists=tuple(record.finalists()),
+        test_scores=record.test_scores(),
+        notes=(),
+        commands=commands,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_report(path, report)
+    except OSError as error:
+        raise InvalidRequest(f"--out {path}: cannot be written: {error.strerror}") from None
+    return path

@@ -1,0 +1,334 @@
+"""`search run` and `search resume`."""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators import tasks
+from evaluators.cost.targets import load_target
+from evaluators.tasks import Profiled
+from search.cli.files import export_trial
+from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
+from search.cli.readers import answer_json, write_study_report
+from search.cli.screen import Screen, print_answer, print_prepared
+from search.cli.text import bytes_text, duration_text, layer_text, order_text
+from search.engines import ENGINES, Engine
+from search.location import StudyLocation
+from search.record import Record
+from search.session import (
+    Answer,
+    Prepared,
+    Request,
+    answer_of,
+    drive,
+    prepare,
+    proposer_of,
+    smallest_possible_bytes,
+    worker_context,
+)
+from spaces import InvalidRequest, StudyBroken
+
+__all__ = ["read_restrictions", "resume_command", "run_command"]
+
+MOST_DEFAULT_WORKERS = 8
+DRY_RUN_POLICIES = 12
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Start a study and drive it to its end."""
+    console = Console(stderr=True)
+    location = _new_location(arguments)
+    request = Request(
+        workload=arguments.workload,
+        target=arguments.target,
+        budget_kb=arguments.budget_kb,
+        budget_download_kb=arguments.budget_download_kb,
+        max_latency_ms=arguments.max_latency_ms,
+        min_accuracy_percent=arguments.min_accuracy,
+        max_drop_points=arguments.max_drop,
+        proposer=arguments.proposer,
+        seed=arguments.seed,
+        trials=arguments.trials,
+        fidelity=arguments.fidelity,
+        finalists=arguments.finalists,
+        device=arguments.device,
+        restrictions=read_restrictions(arguments.space),
+    )
+    load_target(request.target)  # a typing error should not wait for a worker
+    with _engine(arguments) as engine:
+        with console.status("a worker scores the baseline and scans its layers"):
+            prepared = prepare(request, engine, location)
+        print_prepared(console, prepared)
+        _warn_of_arithmetic(console, prepared)
+        if arguments.dry_run:
+            return _dry_run(console, prepared, arguments.json)
+        with _interrupts():
+            record = Record.create(
+                location, prepared.spec, prepared.profiled.profile, prepared.space
+            )
+            return _drive(record, engine, prepared.profiled, console, arguments)
+
+
+def resume_command(arguments: argparse.Namespace) -> int:
+    """Go on with a study."""
+    console = Console(stderr=True)
+    location = _known_location(arguments)
+    with _interrupts():
+        record = Record.open(location)
+        with _closed_on_error(record), _engine(arguments) as engine:
+            if arguments.trials is not None:
+                record = _with_trials(record, location, arguments.trials)
+            spec = record.spec
+            done = len(record.trials())
+            console.print(
+                f"[bold]study[/]     {escape(spec.name)}: {done} of {spec.trials} trials, "
+                f"{len(record.finalists())} finalists",
+                highlight=False,
+            )
+            profiled = _profiled_again(record)
+            return _drive(record, engine, profiled, console, arguments)
+
+
+def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record:
+    if trials < len(record.trials()):
+        raise InvalidRequest(
+            f"--trials must be at least the {len(record.trials())} that are finished, "
+            f"but got {trials}"
+        )
+    spec = replace(record.spec, trials=trials)
+    record.close()
+    return Record.open(location, spec)
+
+
+def _profiled_again(record: Record) -> Profiled:
+    """A resumed study keeps its first profile: another would be another judge."""
+    spec = record.spec
+    return Profiled(
+        profile=record.profile,
+        metric=spec.metric,
+        backend="torch",
+        device=spec.device,
+        train_samples=0,
+        search_fidelity=spec.fidelity,
+        full_fidelity=spec.full_fidelity,
+        batch_size=0,
+        has_test=True,
+    )
+
+
+def _drive(
+    record: Record,
+    engine: Engine,
+    profiled: Profiled,
+    console: Console,
+    arguments: argparse.Namespace,
+) -> int:
+    spec, location = record.spec, record.location
+    for notice in record.notices:
+        console.print(f"[yellow]note[/]      {escape(notice)}", highlight=False)
+    engine.configure(tasks.setup, worker_context(spec, location, record.profile))
+    target = load_target(spec.target)
+    started = time.monotonic()
+    with _closed_on_error(record):
+        try:
+            with Screen(console, record.judge, spec) as screen:
+                answer = drive(
+                    record, engine, screen, target, profiled.has_test, arguments.timeout
+                )
+        except KeyboardInterrupt:
+            engine.kill()
+            return _interrupted(record, console)
+        record.close(is_finished=len(record.trials()) >= spec.trials)
+    console.print(f"\nsearched for {duration_text(time.monotonic() - started)}", highlight=False)
+    return _present(record, answer, console, as_json=arguments.json)
+
+
+def _present(record: Record, answer: Answer, console: Console, *, as_json: bool) -> int:
+    spec, location = record.spec, record.location
+    out = Console(stderr=as_json)
+    print_answer(out, answer, spec)
+    if not any(trial.measurement for trial in record.trials()):
+        raise StudyBroken(f"every trial failed; `search report {spec.name}` groups the reasons")
+    exported: Path | None = None
+    if answer.front.pick is not None:
+        exported = location.folder / f"best.{spec.artifact_format}"
+        export_trial(record, answer.front.pick, exported)
+    report = write_study_report(record, location.folder / "report.html")
+    out.print(f"\n[bold]report[/]    {escape(str(report))}", highlight=False, soft_wrap=True)
+    if exported is not None:
+        out.print(f"[bold]file[/]      {escape(str(exported))}", highlight=False, soft_wrap=True)
+        where = "" if location.storage == "search-runs" else f" --storage {location.storage}"
+        out.print(
+            f"[dim]next: search verify {exported} | search front {spec.name}{where} | "
+            f"search show {answer.front.pick.number if answer.front.pick else 0}{where}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if as_json:
+        result = answer_json(record, answer)
+        result |= {"report": str(report), "file": str(exported) if exported else None}
+        sys.stdout.write(json.dumps(result) + "\n")
+    return 0 if answer.is_met else EXIT_BUDGET_UNMET
+
+
+def _interrupted(record: Record, console: Console) -> int:
+    """The front of what is there, and how to go on."""
+    spec, location = record.spec, record.location
+    record.close()
+    console.print(f"\n[bold]interrupted[/] after {len(record.trials())} of {spec.trials} trials; "
+                  "nothing that finished is lost", highlight=False)  # fmt: skip
+    answer = answer_of(record)
+    if answer.front.members:
+        print_answer(console, answer, spec)
+    where = "" if location.storage == "search-runs" else f" --storage {location.storage}"
+    console.print(f"\ngo on with: search resume {spec.name}{where}", highlight=False)
+    return EXIT_INTERRUPTED
+
+
+def _warn_of_arithmetic(console: Console, prepared: Prepared) -> None:
+    """Say before any training that a byte budget is below what any policy can reach."""
+    budget = prepared.spec.budget
+    limits = [x for x in (budget.size_bytes, budget.download_bytes) if x is not None]
+    smallest = smallest_possible_bytes(prepared)
+    if limits and smallest > min(limits):
+        console.print(
+            f"[bold red]warning[/]   the strongest policy of this space is predicted at "
+            f"{bytes_text(smallest)}, over the budget of {bytes_text(min(limits))}: expect a "
+            "certificate, not a front",
+            highlight=False,
+        )
+
+
+def _dry_run(console: Console, prepared: Prepared, as_json: bool) -> int:
+    """What would be tried first; nothing is trained or written."""
+    from evaluators.cost import SizeModel, modelled_latency  # noqa: PLC0415 -- dry runs only
+
+    spec, profile = prepared.spec, prepared.profiled.profile
+    proposer = proposer_of(spec, profile, prepared.space, prepared.target)
+    proposals = proposer.propose([], [], min(DRY_RUN_POLICIES, spec.trials))
+    sizes = SizeModel(profile)
+    rows = [
+        {
+            "origin": proposal.origin,
+            "order": order_text(proposal.policy),
+            "predicted_bytes": round(sizes.predict_bytes(proposal.policy)),
+            "modelled_latency_ms": modelled_latency(
+                proposal.policy, profile, prepared.target
+            ).median_ms,
+            "policy": proposal.policy.to_dict(),
+        }
+        for proposal in proposals
+    ]
+    if as_json:
+        result = {"spec": spec.to_dict(), "space": prepared.space.describe(), "first": rows}
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
+    table = Table(title="First policies (dry run: nothing is trained)", title_justify="left", box=None)
+    for name in ("origin", "order", "predicted", "modelled latency", "layers"):
+        table.add_column(name, overflow="fold")
+    for proposal, row in zip(proposals, rows, strict=True):
+        layers = "; ".join(
+            f"{layer.name}: {layer_text(proposal.policy, layer.name)}" for layer in profile.layers
+        )
+        table.add_row(
+            escape(proposal.origin),
+            escape(str(row["order"])),
+            bytes_text(sizes.predict_bytes(proposal.policy)),
+            f"{row['modelled_latency_ms']:.3g} ms",
+            escape(layers),
+        )
+    Console().print(table)
+    return 0
+
+
+def read_restrictions(path: str | None) -> Mapping[str, Any]:
+    """The parsed `--space` file; {} without one.
+
+    Raises:
+        InvalidRequest: it cannot be read or is not TOML.
+    """
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"--space: cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"--space {path}: not a TOML file: {error}") from None
+
+
+def _new_location(arguments: argparse.Namespace) -> StudyLocation:
+    if arguments.study is not None:
+        return StudyLocation(arguments.storage, arguments.study)
+    stem = Path(arguments.workload.rpartition(":")[0] or arguments.workload).stem
+    target = Path(arguments.target).stem
+    base = "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{stem}-{target}")
+    base = base.lstrip("._-")[:80] or "study"
+    known = set(StudyLocation.list_studies(arguments.storage))
+    name = next(n for i in itertools.count(1) if (n := f"{base}-{i}") not in known)
+    return StudyLocation(arguments.storage, name)
+
+
+def _known_location(arguments: argparse.Namespace) -> StudyLocation:
+    if arguments.study is None:
+        return StudyLocation.latest(arguments.storage)
+    return StudyLocation(arguments.storage, arguments.study)
+
+
+@contextmanager
+def _engine(arguments: argparse.Namespace) -> Iterator[Engine]:
+    if arguments.engine == "in-process" and (arguments.workers or 1) != 1:
+        raise InvalidRequest(
+            f"--workers must be 1 with --engine in-process, but got {arguments.workers}"
+        )
+    default = 1 if arguments.engine == "in-process" else min(MOST_DEFAULT_WORKERS, _cores())
+    engine = ENGINES[arguments.engine](arguments.workers or default)
+    try:
+        yield engine
+    except BaseException:
+        engine.kill()
+        raise
+    engine.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _closed_on_error(record: Record) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        record.__exit__(*sys.exc_info())
+        raise
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """SIGTERM, as clusters send it, means what Ctrl-C means."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

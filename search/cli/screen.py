@@ -1,0 +1,314 @@
+"""What people see: progress while a study runs, tables when it is over."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from search.cli.text import (
+    budget_text,
+    bytes_text,
+    duration_text,
+    latency_text,
+    layer_text,
+    metric_text,
+    order_text,
+    outcome_text,
+    trial_name,
+)
+from search.progress import Progress
+from search.session import Answer, Prepared
+from search.spec import StudySpec
+from search.study import Job
+from spaces import Certificate, Front, Judge, Measurement, Policy, Trial
+
+__all__ = ["Screen", "certificate_table", "front_table", "measured", "trial_details"]
+
+
+def measured(trial: Trial) -> Measurement:
+    """The measurement of a trial known to have one."""
+    assert trial.measurement is not None
+    return trial.measurement
+
+
+class Screen:
+    """Follows a study on a terminal, or line by line where there is none."""
+
+    def __init__(self, console: Console, judge: Judge, spec: StudySpec) -> None:
+        """Args: console: usually on stderr, so that stdout stays the result's."""
+        self._console = console
+        self._judge, self._spec = judge, spec
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: Any = None
+        self._phase = ""
+
+    def __enter__(self) -> "Screen":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def trial_finished(self, trial: Trial, progress: Progress) -> None:
+        """See `Observer`."""
+        self._draw(progress)
+        name = trial_name(trial, self._spec.full_fidelity, self._spec.fidelity)
+        self._console.print(
+            f"[bold]#{name:<7}[/]{escape(outcome_text(trial, self._judge))}"
+            f"  [dim]{escape(order_text(trial.policy))}  {escape(trial.origin)}[/]"
+            + ("" if self._console.is_terminal else f"  [{self._state(progress)}]"),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def waiting(self, progress: Progress, running: Sequence[Job]) -> None:
+        """See `Observer`."""
+        self._draw(progress)
+
+    def notice(self, text: str) -> None:
+        """See `Observer`."""
+        self._console.print(f"[yellow]note[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    def _draw(self, progress: Progress) -> None:
+        if self._phase != progress.phase:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._phase = progress.phase
+            self._task = self._bar.add_task(progress.phase, total=progress.asked, state="")
+        self._bar.update(self._task, completed=progress.finished, state=self._state(progress))
+
+    def _state(self, progress: Progress) -> str:
+        parts = [f"{progress.feasible} feasible"]
+        if progress.failed:
+            parts.append(f"{progress.failed} failed")
+        if progress.best is not None:
+            best = measured(progress.best)
+            metric = self._judge.metric.format(best.metric)
+            parts.append(f"best {metric} in {bytes_text(best.size_bytes)}")
+        parts.append(f"hypervolume {progress.hypervolume:.4f}")
+        if progress.eta_s is not None and progress.finished < progress.asked:
+            parts.append(f"{duration_text(progress.eta_s)} left")
+        return ", ".join(parts)
+
+
+def print_prepared(console: Console, prepared: Prepared) -> None:
+    """Spec, baseline and space, before the first trial."""
+    spec, profile, judge = prepared.spec, prepared.profiled.profile, prepared.judge
+    policies = 1.0
+    for knob in prepared.space.knobs:
+        policies *= len(knob.choices)
+    baseline = metric_text(spec.metric, profile.baseline_metric, profile.baseline_metric_se)
+    epochs = spec.fidelity / prepared.profiled.train_samples
+    full = spec.full_fidelity / prepared.profiled.train_samples
+    rows = (
+        ("study", spec.name),
+        ("workload", f"{spec.workload}, {profile.parameter_count:,} parameters"),
+        (
+            "baseline",
+            f"{spec.metric.name} {baseline} on validation, "
+            f"{bytes_text(4 * profile.parameter_count)} of fp32 weights "
+            f"({bytes_text(profile.baseline_size_bytes)} as {spec.artifact_format}), "
+            f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}",
+        ),
+        ("target", f"{spec.target}: {prepared.target.description}"),
+        ("budget", budget_text(judge)),
+        (
+            "space",
+            f"{len(prepared.space)} knobs, about 10^{len(str(int(policies))) - 1} policies, "
+            f"{len(prepared.space.knob('order').choices)} stage orders",
+        ),
+        (
+            "effort",
+            f"{spec.trials} trials of {spec.fidelity:,} samples ({epochs:.3g} epochs), then "
+            f"{spec.finalists} finalists of {spec.full_fidelity:,} ({full:.3g} epochs)",
+        ),
+    )
+    for name, value in rows:
+        console.print(f"[bold]{name:<9}[/] {escape(value)}", highlight=False, soft_wrap=True)
+    for note in prepared.notes:
+        console.print(f"[yellow]note[/]      {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def front_table(
+    front: Front,
+    judge: Judge,
+    spec: StudySpec,
+    test_scores: Mapping[str, Mapping[str, Any]],
+) -> Table:
+    """The front, smallest first; the pick is starred."""
+    metric, profile = judge.metric, judge.profile
+    fp32_bytes = 4 * profile.parameter_count
+    table = Table(
+        title=f"Front at {front.fidelity:,} training samples "
+        f"({front.feasible} of {front.finished} trials within budget)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("")
+    table.add_column("trial")
+    for name in (f"validation {metric.name}", "test", "bytes", "ratio", "latency"):
+        table.add_column(name, justify="right")
+    table.add_column("order", overflow="fold")
+    table.add_column("origin", style="dim", overflow="fold")
+    for trial in front.members:
+        values = measured(trial)
+        test = test_scores.get(trial.identity.key)
+        is_pick = front.pick is not None and trial.number == front.pick.number
+        table.add_row(
+            "★" if is_pick else "",
+            trial_name(trial, spec.full_fidelity, spec.fidelity),
+            metric_text(metric, values.metric, values.metric_se),
+            metric.format(test["metric"]) if test else "",
+            f"{values.size_bytes:,}",
+            f"{fp32_bytes / values.size_bytes:.1f}x",
+            latency_text(values),
+            escape(order_text(trial.policy)),
+            escape(trial.origin),
+            style="bold" if is_pick else "",
+        )
+    return table
+
+
+def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
+    """The front and the pick, or the certificate."""
+    if answer.certificate is not None:
+        print_certificate(console, answer.certificate, answer.judge, spec)
+        return
+    judge, front = answer.judge, answer.front
+    console.print()
+    console.print(front_table(front, judge, spec, answer.test_scores))
+    assert front.pick is not None
+    values = measured(front.pick)
+    drop = judge.metric.drop(values.metric, judge.profile.baseline_metric)
+    moved = f"{abs(100 * drop):.2f} points" if judge.metric.unit == "share" else f"{abs(drop):.4g}"
+    word = "below" if drop > 0 else "above"
+    if not judge.metric.higher_is_better:
+        word = "above" if drop > 0 else "below"
+    name = trial_name(front.pick, spec.full_fidelity, spec.fidelity)
+    console.print(
+        f"\n[bold]Pick[/] #{name}: {judge.metric.format(values.metric)}, {moved} {word} the "
+        f"baseline, in {values.size_bytes:,} bytes "
+        f"({4 * judge.profile.parameter_count / values.size_bytes:.0f}x smaller than fp32), "
+        f"{latency_text(values)}. The smallest within one standard error of the best.",
+        highlight=False,
+    )
+
+
+def print_certificate(
+    console: Console, certificate: Certificate, judge: Judge, spec: StudySpec
+) -> None:
+    """Why nothing met the budget, and what could be had."""
+    console.print(f"\n[bold red]Budget not met[/]: {escape(budget_text(judge))}", highlight=False)
+    if certificate.closest is None:
+        console.print("No trial finished, so nothing is known of what could be had.")
+        return
+    values = measured(certificate.closest)
+    over = ", ".join(_excess_text(k, v, judge) for k, v in certificate.excess.items())
+    console.print(
+        f"Closest: #{certificate.closest.number}, {judge.metric.format(values.metric)} in "
+        f"{values.size_bytes:,} bytes, {latency_text(values)}; {over}",
+        highlight=False,
+    )
+    held = ", ".join(f"{name or 'file'} {size:,} B" for name, size in certificate.bottleneck[:4])
+    console.print(f"Its bytes are in: {escape(held)}", highlight=False)
+    console.print(certificate_table("Smallest found at each metric", certificate.smallest, judge))
+    console.print(certificate_table("Fastest found at each metric", certificate.fastest, judge))
+    for step in certificate.steps[:5]:
+        gain = f"{100 * step.gain:.2f} points" if judge.metric.unit == "share" else f"{step.gain:g}"
+        console.print(
+            f"From #{step.from_trial} to #{step.to_trial}: {step.extra_bytes:,} bytes more buy "
+            f"{gain}",
+            highlight=False,
+        )
+
+
+def _excess_text(limit: str, excess: float, judge: Judge) -> str:
+    if limit != "metric":
+        return f"{limit} {100 * excess:.1f} % over"
+    if judge.metric.unit == "share":
+        return f"{judge.metric.name} {100 * excess:.2f} points short"
+    return f"{judge.metric.name} off by {excess:.4g} {judge.metric.unit}"
+
+
+def certificate_table(title: str, trials: Sequence[Trial], judge: Judge) -> Table:
+    """Trials that nothing beats on one axis, at most ten of them."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("trial", judge.metric.name, "bytes", "latency"):
+        table.add_column(name, justify="right")
+    for trial in trials[:10]:
+        values = measured(trial)
+        table.add_row(
+            str(trial.number),
+            metric_text(judge.metric, values.metric, values.metric_se),
+            f"{values.size_bytes:,}",
+            latency_text(values),
+        )
+    return table
+
+
+def trial_details(console: Console, trial: Trial, judge: Judge, title: str) -> None:
+    """Policy, outcome, stage audit and byte ledger of one trial."""
+    console.print(f"[bold]{escape(title)}[/]  {escape(trial.origin)}", highlight=False)
+    console.print(f"policy {trial.policy.digest}, order {escape(order_text(trial.policy))}")
+    _print_policy(console, trial.policy, judge)
+    if trial.measurement is None:
+        console.print(f"[red]failed[/]: {escape(str(trial.outcome))}", highlight=False)
+        return
+    values = trial.measurement
+    console.print(
+        f"\n{metric_text(judge.metric, values.metric, values.metric_se)} on "
+        f"{values.metric_samples:,} validation samples, {values.size_bytes:,} bytes, "
+        f"{latency_text(values)} ({escape(values.latency.device)}), {values.macs:,} MACs",
+        highlight=False,
+    )
+    audit = Table(title="\nAfter each stage", title_justify="left", box=None, pad_edge=False)
+    for name in ("stage", "samples", "seconds", judge.metric.name, "layer", "zeros", "values"):
+        audit.add_column(name, justify="left" if name in ("stage", "layer") else "right")
+    audit.add_column("destroyed")
+    for stage in values.audit:
+        head = [stage.stage, f"{stage.samples:,}", f"{stage.seconds:.2f}"]
+        head.append(judge.metric.format(stage.metric))
+        for layer, seen in stage.layers.items():
+            row = [f"{100 * seen.sparsity:.1f} %", f"{seen.distinct_nonzero:,}"]
+            audit.add_row(*head, escape(layer), *row, escape("; ".join(stage.destroyed)))
+            head = [""] * 4
+    console.print(audit)
+    ledger = Table(title="\nWhere the bytes are", title_justify="left", box=None, pad_edge=False)
+    ledger.add_column("tensor")
+    ledger.add_column("section")
+    ledger.add_column("bytes", justify="right")
+    for line in values.ledger:
+        ledger.add_row(escape(line.layer or "file"), line.section, f"{line.size_bytes:,}")
+    ledger.add_row("[bold]sum[/]", "", f"[bold]{sum(x.size_bytes for x in values.ledger):,}[/]")
+    console.print(ledger)
+
+
+def _print_policy(console: Console, policy: Policy, judge: Judge) -> None:
+    for layer in judge.profile.layers:
+        text = layer_text(policy, layer.name)
+        console.print(f"  {escape(layer.name):<16} {escape(text)}", highlight=False)
+    if not policy.distillation.is_neutral:
+        knobs = policy.distillation
+        console.print(
+            f"  distillation     {knobs.kind}, temperature {knobs.temperature:g}, "
+            f"weight {knobs.weight:g}",
+            highlight=False,
+        )
+    console.print(
+        f"  network          {policy.activation_bits}-bit activations, {policy.cluster_init} "
+        f"k-means start, {policy.scheme} grids, one scale a {policy.granularity}",
+        highlight=False,
+    )

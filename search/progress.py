@@ -1,0 +1,97 @@
+"""How a running study stands: counts, front, hypervolume, time left. For screens and readers."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spaces import Judge, Trial, hypervolume, nondominated
+from spaces.front import pick
+
+__all__ = ["Progress", "ProgressTracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One moment of a phase.
+
+    Attributes:
+        phase: "search", "finalists" or "test".
+        finished, asked: trials of this phase.
+        failed, feasible: of the finished ones.
+        best: the pick so far, None while nothing is feasible.
+        hypervolume: of the feasible ones.
+        eta_s: seconds left at the pace of this session's trials, None before the first.
+    """
+
+    phase: str
+    finished: int
+    asked: int
+    failed: int
+    feasible: int
+    best: Trial | None
+    hypervolume: float
+    eta_s: float | None
+
+
+class ProgressTracker:
+    """Takes finished trials one by one; the hypervolume is computed only when the front moves."""
+
+    def __init__(self, phase: str, asked: int, judge: Judge, history: Iterable[Trial]) -> None:
+        """Args: history: trials of this phase that finished in an earlier session."""
+        self.phase, self.asked = phase, asked
+        self._judge = judge
+        self._finished = self._failed = self._feasible = self._fresh = 0
+        self._members: list[Trial] = []
+        self._points = np.empty((0, 3))
+        self._hypervolume = 0.0
+        self._started = time.monotonic()
+        for trial in history:
+            self._count(trial)
+        self._fresh = 0
+
+    def add(self, trial: Trial) -> Progress:
+        """Take a finished trial in."""
+        self._count(trial)
+        return self.now()
+
+    def now(self) -> Progress:
+        """How it stands."""
+        elapsed = time.monotonic() - self._started
+        left = max(0, self.asked - self._finished)
+        return Progress(
+            phase=self.phase,
+            finished=self._finished,
+            asked=self.asked,
+            failed=self._failed,
+            feasible=self._feasible,
+            best=pick(self._members, self._judge.metric),
+            hypervolume=self._hypervolume,
+            eta_s=elapsed / self._fresh * left if self._fresh else None,
+        )
+
+    @property
+    def front(self) -> Sequence[Trial]:
+        """The feasible non-dominated trials so far."""
+        return tuple(self._members)
+
+    def _count(self, trial: Trial) -> None:
+        self._finished += 1
+        self._fresh += 1
+        if trial.measurement is None:
+            self._failed += 1
+        elif self._judge.is_feasible(trial):
+            self._feasible += 1
+            self._insert(trial)
+
+    def _insert(self, trial: Trial) -> None:
+        assert trial.measurement is not None
+        point = np.array(self._judge.point(trial.measurement))
+        if (self._points <= point).all(axis=1).any():
+            return
+        members, points = [*self._members, trial], np.vstack([self._points, point])
+        keep = nondominated(points)
+        self._members = [t for t, is_kept in zip(members, keep, strict=True) if is_kept]
+        self._points = points[keep]
+        self._hypervolume = hypervolume(self._points, self._judge.reference)

@@ -1,0 +1,336 @@
+"""From a request to an answer: what every door (command line, later a service) calls.
+
+    prepare(request, engine)      a worker makes the profile -> spec, space, notes
+    proposer_of(record, target)   who proposes in a study
+    drive(record, ...)            search, finalists, test scores -> Answer
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evaluators import tasks
+from evaluators.capabilities import backend_capabilities
+from evaluators.cost import SizeModel
+from evaluators.cost.targets import format_capabilities, load_target
+from evaluators.tasks import Profiled, WorkerContext
+from evaluators.workloads.registry import check_name, name_clashes
+from search.engines import Engine
+from search.finalists import answer_front
+from search.kept import KeptFiles
+from search.location import StudyLocation
+from search.proposers import Proposer, make_proposer
+from search.record import Record, RecordReader
+from search.spec import StudySpec
+from search.study import Observer, run_finalists, run_search, score_on_test
+from spaces import (
+    Budget,
+    Capabilities,
+    Certificate,
+    Front,
+    InvalidRequest,
+    Judge,
+    Metric,
+    ModelProfile,
+    SearchSpace,
+    Stage,
+    Target,
+    build_space,
+)
+
+__all__ = [
+    "Answer",
+    "Prepared",
+    "Request",
+    "answer_of",
+    "capabilities_of",
+    "drive",
+    "prepare",
+    "proposer_of",
+    "worker_context",
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, in the units of the command line.
+
+    Attributes:
+        budget_kb, budget_download_kb: 1 KB = 1000 bytes.
+        max_latency_ms: of one inference.
+        min_accuracy_percent, max_drop_points: of a metric that is a share; in the metric's own
+            unit otherwise.
+        fidelity: None = the workload's.
+        restrictions: the parsed `--space` file.
+    """
+
+    workload: str
+    target: str
+    budget_kb: float | None
+    budget_download_kb: float | None
+    max_latency_ms: float | None
+    min_accuracy_percent: float | None
+    max_drop_points: float | None
+    proposer: str
+    seed: int
+    trials: int
+    fidelity: int | None
+    finalists: int
+    device: str
+    restrictions: Mapping[str, Any]
+
+    def budget(self, metric: Metric) -> Budget:
+        """The limits in the product's units, converted once, here.
+
+        Raises:
+            InvalidRequest: an accuracy of at most 1 or over 100 per cent.
+        """
+        share = metric.unit == "share"
+        least = self.min_accuracy_percent
+        if share and least is not None and not 1 < least <= 100:
+            hint = f"; did you mean {100 * least:g}?" if least <= 1 else ""
+            raise InvalidRequest(
+                f"--min-accuracy is in per cent, above 1 and at most 100, but got {least:g}{hint}"
+            )
+        unit = 0.01 if share else 1.0
+
+        def size_bytes(kilobytes: float | None) -> int | None:
+            return None if kilobytes is None else max(1, round(1000 * kilobytes))
+
+        return Budget(
+            size_bytes=size_bytes(self.budget_kb),
+            download_bytes=size_bytes(self.budget_download_kb),
+            latency_ms=self.max_latency_ms,
+            min_metric=None if least is None else unit * least,
+            max_drop=None if self.max_drop_points is None else unit * self.max_drop_points,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything known before the first trial.
+
+    Attributes:
+        spec: of the study to be made.
+        profiled: what a worker found out about the workload.
+        target: the hardware profile.
+        space: what is searched.
+        notes: sentences the user should read.
+    """
+
+    spec: StudySpec
+    profiled: Profiled
+    target: Target
+    space: SearchSpace
+    notes: tuple[str, ...]
+
+    @property
+    def judge(self) -> Judge:
+        """What makes the study's trials comparable."""
+        return Judge(self.spec.metric, self.spec.budget, self.profiled.profile)
+
+
+def worker_context(
+    spec: StudySpec, location: StudyLocation, profile: ModelProfile | None
+) -> WorkerContext:
+    """What a worker of a study must know."""
+    return WorkerContext(
+        workload=spec.workload,
+        target=spec.target,
+        artifact_format=spec.artifact_format,
+        artifacts_dir=str(location.artifacts_dir.resolve()),
+        device=spec.device,
+        profile=profile,
+    )
+
+
+def capabilities_of(
+    profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
+) -> tuple[Capabilities, tuple[str, ...]]:
+    """What backend and format can both do for a network, and what each side removed."""
+    convolutions = any(layer.kind.startswith("Conv") for layer in profile.layers)
+    ours = backend_capabilities(backend, convolutions)
+    both, removed = ours.intersect(format_capabilities(target.artifact_format))
+    if fidelity == 0:
+        # Without training a distillation loss changes nothing: such policies would be duplicates.
+        both = replace(
+            both,
+            orders=frozenset(o for o in both.orders if Stage.DISTILL not in o),
+            distillation_kinds=frozenset({"none"}),
+        )
+    return both, removed
+
+
+def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepared:
+    """Let a worker make the profile; build spec and space.
+
+    Raises:
+        InvalidRequest: workload, target, budget or restrictions are wrong.
+    """
+    check_name(request.workload)
+    target = load_target(request.target)
+    workload = _absolute(request.workload)
+    first = WorkerContext(
+        workload=workload,
+        target=request.target,
+        artifact_format=target.artifact_format,
+        artifacts_dir=str(location.artifacts_dir.resolve()),
+        device=request.device,
+    )
+    engine.configure(tasks.setup, first)
+    profiled = engine.submit(tasks.make_profile).result()
+    profile = profiled.profile
+    fidelity = profiled.search_fidelity if request.fidelity is None else request.fidelity
+    if 0 < fidelity < profiled.batch_size:
+        raise InvalidRequest(
+            f"--fidelity must be 0 or at least one batch of {profiled.batch_size} samples, "
+            f"but got {fidelity}"
+        )
+    capabilities, removed = capabilities_of(profile, target, fidelity, profiled.backend)
+    spec = StudySpec(
+        name=location.study,
+        workload=workload,
+        target=request.target,
+        artifact_format=target.artifact_format,
+        budget=request.budget(profiled.metric),
+        metric=profiled.metric,
+        proposer=request.proposer,
+        seed=request.seed,
+        trials=request.trials,
+        fidelity=fidelity,
+        full_fidelity=max(profiled.full_fidelity, fidelity) if fidelity else 0,
+        finalists=request.finalists,
+        device=request.device,
+        restrictions=request.restrictions,
+    )
+    space = build_space(profile, capabilities, request.restrictions)
+    notes = [*name_clashes(workload), *removed, *_notes(target, profile, profiled)]
+    return Prepared(spec, profiled, target, space, tuple(notes))
+
+
+def _absolute(workload: str) -> str:
+    """A user's file by its full path, so that resume and verify find it from anywhere."""
+    if ":" not in workload:
+        return workload
+    path, _, function = workload.rpartition(":")
+    return f"{Path(path).resolve()}:{function}"
+
+
+def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[str]:
+    notes = []
+    if target.native_format != target.artifact_format:
+        notes.append(
+            f"target {target.name}: its own format ({target.native_format}) does not exist here "
+            f"yet, so sizes are those of the {target.artifact_format} file"
+        )
+    if not target.is_this_machine:
+        assumed = [
+            name
+            for name, figure in (
+                *target.throughput_gmacs.items(),
+                ("bandwidth", target.bandwidth_gbps),
+                ("overhead", target.overhead_us),
+            )
+            if figure.is_assumed
+        ]
+        what = f"; assumed figures: {', '.join(assumed)}" if assumed else ""
+        notes.append(f"latency is modelled for {target.name}, not measured on one{what}")
+    if not profiled.has_test:
+        notes.append("the workload has no test split: nothing will be reported on one")
+    notes += [f"{name or 'the model'}: {reason}" for name, reason in profile.excluded]
+    return notes
+
+
+def proposer_of(
+    spec: StudySpec, profile: ModelProfile, space: SearchSpace, target: Target
+) -> Proposer:
+    """Who proposes in a study."""
+    capabilities, _ = capabilities_of(profile, target, spec.fidelity)
+    judge = Judge(spec.metric, spec.budget, profile)
+    return make_proposer(spec.proposer, space, judge, target, capabilities, spec.seed)
+
+
+def smallest_possible_bytes(prepared: Prepared) -> float:
+    """The closed form's size of the strongest choices of every knob: no policy predicts less."""
+    model = SizeModel(prepared.profiled.profile)
+    vector = []
+    for knob in prepared.space.knobs:
+        vector.append(len(knob.choices) - 1)
+    strongest = prepared.space.decode(vector)
+    return model.predict_bytes(strongest)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study found.
+
+    Attributes:
+        front: the finalists' where it has a member, else the search's.
+        judge: what was fair.
+        test_scores: identity key -> scores of the trials scored on the test split.
+        certificate: set when nothing is within the budget.
+    """
+
+    front: Front
+    judge: Judge
+    test_scores: Mapping[str, Mapping[str, Any]]
+    certificate: Certificate | None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether anything is within the budget."""
+        return self.certificate is None
+
+
+def answer_of(record: RecordReader) -> Answer:
+    """What a study has found so far, from its record alone."""
+    spec, judge = record.spec, record.judge
+    trials, finalists = record.trials(), record.finalists()
+    front = answer_front(trials, finalists, judge, (spec.fidelity, spec.full_fidelity))
+    certificate = None
+    if not front.members:
+        certificate = Certificate.of(trials, judge, spec.fidelity)
+    return Answer(front, judge, record.test_scores(), certificate)
+
+
+def drive(
+    record: Record,
+    engine: Engine,
+    observer: Observer,
+    target: Target,
+    has_test: bool,
+    timeout_s: float | None = None,
+) -> Answer:
+    """Go on with a study from wherever its record is to the end.
+
+    Args:
+        record: open for writing.
+        engine: configured with the study's context and profile.
+        observer: is told.
+        target: of the study.
+        has_test: whether the workload has a test split.
+        timeout_s: no search trial starts after this long.
+
+    Raises:
+        StudyBroken: disk or record failed; nothing recorded is lost.
+    """
+    spec, judge = record.spec, record.judge
+    kept = KeptFiles.replay(
+        judge,
+        record.location.artifacts_dir,
+        spec.artifact_format,
+        record.trials(),
+        record.finalists(),
+    )
+    kept.sweep()
+    proposer = proposer_of(spec, record.profile, record.space, target)
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    run_search(record, engine, proposer, kept, observer, deadline_s)
+    run_finalists(record, engine, kept, observer)
+    answer = answer_of(record)
+    if has_test:
+        score_on_test(record, engine, answer.front.members)
+        answer = answer_of(record)
+    return answer

@@ -1,0 +1,239 @@
+"""The loop: proposals to workers, finished trials to the record. Knows no framework, no screen.
+
+Only this side writes the record. A worker that dies costs one trial one more try; whatever else
+happens, what was recorded stays, and the next session goes on from there.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from evaluators import tasks
+from search.engines import Engine
+from search.finalists import choose_finalists
+from search.kept import KeptFiles
+from search.progress import Progress, ProgressTracker
+from search.proposers.base import Proposer
+from search.record import Record
+from spaces import Failure, Identity, Measurement, Policy, Trial, WorkerLost
+
+__all__ = ["Job", "Observer", "run_finalists", "run_search", "score_on_test"]
+
+#: Seconds between two looks at the clock while nothing finishes.
+TICK_S = 0.5
+#: A task whose worker died is run once more.
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation to be made, with what the record wants to know of its proposal."""
+
+    identity: Identity
+    policy: Policy
+    origin: str
+    seen: int
+    running: tuple[str, ...] = ()
+    sampler_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Told what happens; draws it or not."""
+
+    def trial_finished(self, trial: Trial, progress: Progress) -> None:
+        """A trial is in the record."""
+        ...
+
+    def waiting(self, progress: Progress, running: Sequence[Job]) -> None:
+        """Nothing has finished for a moment."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something the user should read once."""
+        ...
+
+
+#: (jobs running, how many more are wanted) -> jobs; fewer = there are no more for now.
+Source = Callable[[Sequence[Job], int], Sequence[Job]]
+
+
+def run_search(
+    record: Record,
+    engine: Engine,
+    proposer: Proposer,
+    kept: KeptFiles,
+    observer: Observer,
+    deadline_s: float | None = None,
+) -> None:
+    """Evaluate proposals until the record holds as many trials as its spec asks for.
+
+    Args:
+        record: open for writing.
+        engine: its workers set up with the profile.
+        proposer: decides what to try.
+        kept: follows which files stay.
+        observer: is told.
+        deadline_s: `time.monotonic()` after which nothing new starts.
+
+    Raises:
+        StudyBroken: a file or the record cannot be written. Nothing recorded is lost.
+    """
+    spec = record.spec
+    history = record.trials()
+    tracker = ProgressTracker("search", spec.trials, record.judge, history)
+
+    def propose(running: Sequence[Job], count: int) -> list[Job]:
+        left = spec.trials - len(history) - len(running)
+        if left <= 0 or (deadline_s is not None and time.monotonic() > deadline_s):
+            return []
+        proposals = proposer.propose(history, [j.policy for j in running], min(count, left))
+        keys = tuple(job.identity.key for job in running)
+        return [
+            Job(
+                identity=spec.identity(proposal.policy, spec.fidelity),
+                policy=proposal.policy,
+                origin=proposal.origin,
+                seen=len(history),
+                running=keys,
+                sampler_attrs=proposal.sampler_attrs,
+            )
+            for proposal in proposals
+        ]
+
+    def finished(trial: Trial) -> None:
+        kept.add(trial)
+        recorded = record.append(trial)
+        kept.discard(recorded)
+        history.append(recorded)
+        observer.trial_finished(recorded, tracker.add(recorded))
+
+    _pump(record, engine, propose, finished, observer, tracker)
+    if len(history) < spec.trials and deadline_s is None:
+        observer.notice(
+            f"the space has no more distinct policies to try: {len(history)} of {spec.trials}"
+        )
+
+
+def run_finalists(
+    record: Record, engine: Engine, kept: KeptFiles, observer: Observer
+) -> None:
+    """Run distinct members of the search's front again at full fidelity.
+
+    They are chosen from the finished search, so a resumed study chooses the same.
+    """
+    spec = record.spec
+    if spec.full_fidelity == spec.fidelity or spec.finalists == 0:
+        return
+    done = record.finalists()
+    chosen = choose_finalists(record.trials(), record.judge, spec.finalists)
+    known = {trial.identity.key for trial in done}
+    jobs = [
+        Job(spec.identity(t.policy, spec.full_fidelity), t.policy, f"finalist of {t.number}", len(done))
+        for t in chosen
+    ]
+    waiting = [job for job in jobs if job.identity.key not in known]
+    tracker = ProgressTracker("finalists", len(jobs), record.judge, done)
+
+    def next_jobs(running: Sequence[Job], count: int) -> list[Job]:
+        taken, waiting[:] = waiting[:count], waiting[count:]
+        return taken
+
+    def finished(trial: Trial) -> None:
+        kept.keep(trial)
+        recorded = record.append(trial)
+        observer.trial_finished(recorded, tracker.add(recorded))
+
+    _pump(record, engine, next_jobs, finished, observer, tracker)
+
+
+def score_on_test(record: Record, engine: Engine, trials: Sequence[Trial]) -> None:
+    """Score kept files on the test split, each once for ever. No proposer ever sees the scores."""
+    known = record.test_scores()
+    for trial in trials:
+        measurement = trial.measurement
+        if measurement is None or trial.identity.key in known:
+            continue
+        metric, error, samples = engine.submit(tasks.score_test, measurement.sha256).result()
+        scores = {"metric": metric, "metric_se": error, "samples": samples}
+        record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
+
+
+def _pump(
+    record: Record,
+    engine: Engine,
+    source: Source,
+    finished: Callable[[Trial], None],
+    observer: Observer,
+    tracker: ProgressTracker,
+) -> None:
+    """Keep every worker busy until the source is dry and nothing runs."""
+    futures: dict[Future[Measurement | Failure], Job] = {}
+    attempts: dict[str, int] = {}
+    while True:
+        free = engine.workers - len(futures)
+        if free > 0:
+            for job in source(list(futures.values()), free):
+                futures[_submit(engine, job)] = job
+        if not futures:
+            return
+        done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        # Several may have finished: the order of submission, not of a set, goes into the record.
+        for future in [f for f in futures if f in done]:
+            job = futures.pop(future)
+            key = job.identity.key
+            attempts[key] = attempts.get(key, 0) + 1
+            outcome = _outcome(future, attempts[key])
+            if outcome is None:
+                observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
+                futures[_submit(engine, job)] = job
+                continue
+            finished(_trial(job, outcome))
+        progress = tracker.now()
+        observer.waiting(progress, list(futures.values()))
+        record.write_driver(_driver_payload(engine, progress, futures.values()))
+
+
+def _submit(engine: Engine, job: Job) -> Future[Measurement | Failure]:
+    return engine.submit(tasks.evaluate, job.identity, job.policy)
+
+
+def _outcome(
+    future: Future[Measurement | Failure], attempt: int
+) -> Measurement | Failure | None:
+    """What came of a task; None = its worker died and it deserves another try."""
+    try:
+        return future.result()
+    except WorkerLost as error:
+        if attempt < ATTEMPTS:
+            return None
+        return Failure("", "worker", f"{error}, {attempt} times")
+
+
+def _trial(job: Job, outcome: Measurement | Failure) -> Trial:
+    return Trial(
+        number=0,
+        identity=job.identity,
+        policy=job.policy,
+        outcome=outcome,
+        origin=job.origin,
+        seen=job.seen,
+        running=job.running,
+        sampler_attrs=job.sampler_attrs,
+        finished_at=time.time(),
+    )
+
+
+def _driver_payload(engine: Engine, progress: Progress, jobs: "Any") -> dict[str, Any]:
+    return {
+        "phase": progress.phase,
+        "finished": progress.finished,
+        "asked": progress.asked,
+        "eta_s": progress.eta_s,
+        "workers": engine.workers,
+        "running": [
+            {"identity": job.identity.key, "origin": job.origin, "policy": job.policy.digest}
+            for job in jobs
+        ],
+    }

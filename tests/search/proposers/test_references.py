@@ -1,0 +1,90 @@
+"""Reference policies: always the same few, and named with a reason where they are impossible."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluators.cost import format_capabilities
+from search.proposers.references import REFERENCE_NAMES, references
+from spaces import Capabilities, LayerCapabilities, Stage, build_space
+from tests.simulator import CAPABILITIES, simulate
+
+SIM = simulate(layers=4)
+ANY = CAPABILITIES.layers["Linear"]
+
+
+def capabilities(layer: LayerCapabilities = ANY, **changes: object) -> Capabilities:
+    return replace(CAPABILITIES, layers={"Linear": layer, "Conv2d": layer}, **changes)
+
+
+def test_all_of_them_lie_in_the_whole_space():
+    made = references(SIM.profile, CAPABILITIES)
+    assert tuple(name for name, _ in made.policies) == REFERENCE_NAMES
+    assert made.left_out == ()
+    assert all(SIM.space.contains(policy) for _, policy in made.policies)
+    assert len({policy.digest for _, policy in made.policies}) == len(REFERENCE_NAMES)
+
+
+def test_what_they_ask_for():
+    fp16, int8, sparse, classic = (p for _, p in references(SIM.profile, CAPABILITIES).policies)
+    assert {layer.bits for _, layer in fp16.layers} == {16}
+    assert (int8.granularity, int8.scheme, int8.activation_bits) == ("channel", "symmetric", 32)
+    assert {layer.sparsity for _, layer in sparse.layers} == {0.8}
+    assert classic.order == (Stage.PRUNE, Stage.DISTILL, Stage.CLUSTER, Stage.QUANTIZE)
+    assert {(layer.sparsity, layer.clusters) for _, layer in classic.layers} == {(0.9, 16)}
+
+
+def test_they_shrink_the_network_in_turn():
+    sizes = [SIM.measure(p).size_bytes for _, p in references(SIM.profile, CAPABILITIES).policies]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] < SIM.profile.baseline_size_bytes
+
+
+def test_a_layer_without_bias_keeps_its_policy_in_the_space():
+    layers = tuple(replace(layer, bias_size=0) for layer in SIM.profile.layers)
+    profile = replace(SIM.profile, layers=layers)
+    space = build_space(profile, CAPABILITIES)
+    assert all(space.contains(p) for _, p in references(profile, CAPABILITIES).policies)
+
+
+@pytest.mark.parametrize(
+    ("reduced", "missing", "reason"),
+    [
+        (capabilities(replace(ANY, bits=ANY.bits - {16})), {"fp16"}, "Linear bits 16"),
+        (
+            capabilities(replace(ANY, clusters=frozenset({None}))),
+            {"classic prune>distill>cluster>quantize"},
+            "Linear clusters 16",
+        ),
+        (
+            capabilities(distillation_kinds=frozenset({"none"})),
+            {"classic prune>distill>cluster>quantize"},
+            "distillation logits",
+        ),
+        (
+            capabilities(orders=frozenset({(), (Stage.QUANTIZE,)})),
+            {"uniform 80% sparse int8", "classic prune>distill>cluster>quantize"},
+            "order prune>quantize",
+        ),
+        (
+            capabilities(replace(ANY, bias_bits=frozenset({32}))),
+            {"fp16", "classic prune>distill>cluster>quantize"},
+            "Linear bias bits 16",
+        ),
+        (capabilities(activation_bits=frozenset({8})), set(REFERENCE_NAMES), "activation bits 32"),
+        (
+            replace(CAPABILITIES, layers={"Conv2d": ANY}),
+            set(REFERENCE_NAMES),
+            "layer kind Linear (fc1)",
+        ),
+    ],
+)
+def test_what_is_impossible_is_left_out_with_its_reason(reduced, missing, reason):
+    made = references(SIM.profile, reduced)
+    assert {name for name, _ in made.left_out} == missing
+    assert {name for name, _ in made.policies} == set(REFERENCE_NAMES) - missing
+    assert reason in made.left_out[0][1]
+
+
+def test_the_packed_format_can_do_all():
+    assert references(SIM.profile, format_capabilities("packed")).left_out == ()
