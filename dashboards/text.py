@@ -30,7 +30,10 @@ def plain(text: object) -> str:
 
     A lone surrogate cannot be encoded, and a right-to-left override shows other text than there is.
     """
-    line = " ".join(str(text).splitlines()).replace("\t", " ")
+    line = str(text)
+    if line.isprintable():
+        return line
+    line = " ".join(line.splitlines()).replace("\t", " ")
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 

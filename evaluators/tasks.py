@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spaces import Failure, Identity, Measurement, Metric, ModelProfile, Policy
 
 if TYPE_CHECKING:
-    from evaluators.worker import Worker
+    from evaluators.backends.pytorch.worker import Worker
 
 __all__ = [
     "Profiled",
@@ -84,7 +84,7 @@ def setup(context: WorkerContext) -> None:
         InvalidRequest: the workload or the target cannot be had.
     """
     global _worker  # noqa: PLW0603 -- a process has one worker; this is where it lives
-    from evaluators.worker import Worker  # noqa: PLC0415 -- torch, in worker processes only
+    from evaluators.backends.pytorch.worker import Worker  # noqa: PLC0415 -- torch, in worker processes only
 
     _worker = Worker(context) if _worker is None else _worker.with_context(context)
 

@@ -126,6 +126,17 @@ class Judge:
         """See `spaces.trial.violations`."""
         return violations(measurement, self.budget, self.metric, self.profile.baseline_metric)
 
+    def guiding_violations(self, measurement: Measurement) -> dict[str, float]:
+        """As `violations`, but without a metric limit the hypervolume's reference stands in.
+
+        For proposers: a network that guesses is the smallest of all, so without any limit it is
+        non-dominated for ever and a sampler would chase its like; it adds no hypervolume.
+        """
+        found = self.violations(measurement)
+        if self.budget.metric_limit(self.metric, self.profile.baseline_metric) is None:
+            found["metric"] = self.metric.loss(measurement.metric) - float(self.reference[0])
+        return found
+
     def is_feasible(self, trial: Trial) -> bool:
         """Whether a trial finished and keeps every limit."""
         measurement = trial.measurement

@@ -99,8 +99,8 @@ def draw_audit(info: AuditInfo, theme: Theme) -> go.Figure:
     )
     figure.update_layout(
         template=template(theme),
-        height=620,
-        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+        height=660,
+        legend={"orientation": "h", "x": 0, "y": 0, "yanchor": "bottom", "yref": "container"},
     )
     figure.update_yaxes(title_text="sparsity", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
     figure.update_yaxes(title_text="distinct values", type="log", dtick=1, row=2, col=1)

@@ -98,7 +98,7 @@ def draw_ledger(info: LedgerInfo, theme: Theme) -> go.Figure:
             "template": template(theme),
             "barmode": "stack",
             "bargap": 0.25,
-            "height": 120 + _ROW_HEIGHT * len(positions),
+            "height": 150 + _ROW_HEIGHT * len(positions),
             # Room for the words at the longest bar's end, on a telephone too.
             "xaxis": {
                 "title": {"text": "KB (1000 bytes)"},
@@ -115,8 +115,9 @@ def draw_ledger(info: LedgerInfo, theme: Theme) -> go.Figure:
             "legend": {
                 "orientation": "h",
                 "x": 0,
-                "y": 1.0,
+                "y": 0,
                 "yanchor": "bottom",
+                "yref": "container",
                 "traceorder": "normal",
             },
         },

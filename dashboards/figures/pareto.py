@@ -84,7 +84,6 @@ class ParetoInfo(NamedTuple):
     @property
     def views(self) -> dict[str, dict[str, list[float]]]:
         """Name of a view -> plotly's relayout arguments; the first is how it is drawn."""
-
         if self.size_range == self.all_size_range and self.metric_range == self.all_metric_range:
             return {}
 
@@ -291,10 +290,17 @@ def _plain_points(
 ) -> go.Scatter:
     # Thousands of points at full size are a blot that hides how dense they lie.
     many = len(rows) > _MANY
-    marker = {"symbol": symbol, "color": colour}
-    marker |= {"size": 4 if many else 6, "opacity": 0.35 if many else 0.55}
+    marker: dict[str, Any] = {"symbol": symbol, "color": colour}
+    marker |= {"size": 4 if many else 6, "opacity": _faintness(many, info)}
     marker |= {"line": {"color": colour, "width": 1.2 if symbol == "x-thin" else 0}}
     return go.Scatter(**_points(rows, info, f"{name} ({len(rows):,})", "trial"), marker=marker)
+
+
+def _faintness(many: bool, info: ParetoInfo) -> float:
+    """Background beside a front; without one they are all there is to see."""
+    if not info.staircase_is_feasible:
+        return 0.9
+    return 0.35 if many else 0.55
 
 
 def _staircase_line(info: ParetoInfo, theme: Theme) -> go.Scatter:

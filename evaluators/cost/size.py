@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -110,6 +111,7 @@ def predicted_bytes(policy: Policy, profile: ModelProfile) -> float:
     return SizeModel(profile).predict_bytes(policy)
 
 
+@lru_cache(maxsize=1 << 16)
 def _layer_size(
     layer: LayerProfile, asked: LayerPolicy, scheme: str, granularity: str
 ) -> LayerSize:
@@ -243,7 +245,7 @@ def _codebook_bits(
         means = np.diff(np.interp(borders, edges, moments)) / np.maximum(masses, 1e-12)
         moved = np.sort(np.where(masses > 1e-12, means, centroids))
         shift, centroids = float(np.abs(moved - centroids).max()), moved
-        if shift < 1e-3 * (high - low) / distinct:
+        if shift < 5e-3 * (high - low) / distinct:
             break
     return entropy_bits(masses), distinct
 

@@ -214,7 +214,7 @@ class OptunaProposer:
             values=[float(value) for value in self._judge.point(measurement)],
             params=params,
             known=self._distributions,
-            violations=self._judge.violations(measurement),
+            violations=self._judge.guiding_violations(measurement),
             system_attrs=dict(trial.sampler_attrs),
         )
 

@@ -42,5 +42,4 @@ def make_proposer(
         capabilities,
         inner=OptunaProposer(sampler, space, judge, seed, accept),
         budget_filter=budget_filter,
-        warm_start=name == "warm",
     )

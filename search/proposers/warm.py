@@ -16,7 +16,6 @@ import numpy as np
 from evaluators.cost import SizeModel, modelled_latency
 from search.proposers.base import Proposal, Proposer
 from search.proposers.filter import BudgetFilter
-from search.proposers.optuna_samplers import OptunaProposer
 from search.proposers.references import references
 from search.proposers.sensitivity import Damage, strength
 from spaces import (
@@ -42,7 +41,6 @@ __all__ = [
     "ladder",
     "nearest_policy",
     "warm_policies",
-    "warm_proposer",
 ]
 
 RUNGS = 10
@@ -56,12 +54,15 @@ CODEBOOK_BITS = 8
 BIAS_BITS = 8
 DISTILLATION_WEIGHT = 0.5
 DEFAULT_ORDER = "prune>distill>cluster>quantize"
-#: Most rungs run the default order; these try others, so that order is explored from the start.
+#: Most rungs run the default order; these (0 is the largest) try others, so that order is explored
+#: from the start. They lie where files are small enough to need every stage.
 OTHER_ORDERS: Mapping[int, str] = {
-    2: "distill>prune>cluster>quantize",
-    4: "prune>cluster>distill>quantize",
-    6: "prune>cluster",
+    4: "distill>prune>cluster>quantize",
+    5: "prune>cluster",
+    7: "prune>cluster>distill>quantize",
 }
+#: A codebook of more costs what 8-bit levels cost.
+MOST_CLUSTERS = 64
 TEMPERATURES = (4.0, 2.0)
 FAST_CHANNEL_SPARSITIES = (0.5, 0.7, 0.85)
 #: After how many rungs the policies for latency come; at once if the budget limits latency.
@@ -222,9 +223,11 @@ class Allocation:
         if layer.bias_size:
             offered = choices("bias_bits", Stage.QUANTIZE, FULL_BITS)
             bias_bits = min(offered, key=lambda bits: abs(math.log2(bits / BIAS_BITS)))
+        all_clusters = choices("clusters", Stage.CLUSTER, None)
+        few = tuple(clusters for clusters in all_clusters if (clusters or 0) <= MOST_CLUSTERS)
         for sparsity in choices("sparsity", Stage.PRUNE, 0.0):
             where = pattern if sparsity > 0 else "element"
-            for clusters in choices("clusters", Stage.CLUSTER, None):
+            for clusters in few or all_clusters:
                 for bits in all_bits if clusters is None else (codebook_bits,):
                     yield LayerPolicy(sparsity, where, clusters, bits, bias_bits)
 
@@ -271,7 +274,7 @@ def _small_policies(space: SearchSpace, judge: Judge, model: SizeModel) -> list[
     choices = space.knob("order").choices
     found = []
     for turn, rung in enumerate(spread(len(rungs))):
-        order = choices[_nearest_order(OTHER_ORDERS.get(turn, DEFAULT_ORDER), choices)]
+        order = choices[_nearest_order(OTHER_ORDERS.get(rung, DEFAULT_ORDER), choices)]
         stages = frozenset(parse_order(order)) - {Stage.DISTILL}
         if stages not in allocations:
             allocations[stages] = Allocation(space, model, stages)
@@ -335,6 +338,7 @@ class WarmProposer:
         *,
         inner: Proposer,
         budget_filter: BudgetFilter,
+        warm_start: bool = True,
         post_training: bool = False,
     ) -> None:
         """Put together what proposes.
@@ -346,6 +350,7 @@ class WarmProposer:
             capabilities: of backend and format, for the references.
             inner: goes on after the opening. Its own filter should be `budget_filter.accept`.
             budget_filter: shown each history before it is asked.
+            warm_start: False leaves only the references before the inner proposer.
             post_training: the study runs at fidelity 0, where distillation changes nothing.
         """
         self._filter = budget_filter
@@ -360,10 +365,11 @@ class WarmProposer:
             for name, policy in made.policies
             if space.contains(policy)
         ]
-        opening += [
-            Proposal(policy, "warm start")
-            for policy in warm_policies(space, judge, target, budget_filter.model)
-        ]
+        if warm_start:
+            opening += [
+                Proposal(policy, "warm start")
+                for policy in warm_policies(space, judge, target, budget_filter.model)
+            ]
         if post_training:
             opening = [Proposal(p.policy.post_training(), p.origin) for p in opening]
         distinct: dict[str, Proposal] = {}
@@ -389,36 +395,3 @@ class WarmProposer:
             pending = [*running, *(proposal.policy for proposal in proposals)]
             proposals += self._inner.propose(history, pending, count - len(proposals))
         return proposals
-
-
-def warm_proposer(
-    space: SearchSpace,
-    judge: Judge,
-    target: Target,
-    capabilities: Capabilities,
-    seed: int,
-    *,
-    sampler: str = "tpe",
-    post_training: bool = False,
-) -> WarmProposer:
-    """The default of a study: references, warm start, then one of Optuna's samplers, filtered.
-
-    Args:
-        space: see `WarmProposer`, as for the next three.
-        judge: metric, budget and profile.
-        target: what latency is modelled for.
-        capabilities: of backend and format.
-        seed: of the sampler; the opening has no chance in it.
-        sampler: one of `search.proposers.optuna_samplers.SAMPLERS`.
-        post_training: see `WarmProposer`.
-    """
-    budget_filter = BudgetFilter(judge, target)
-    return WarmProposer(
-        space,
-        judge,
-        target,
-        capabilities,
-        inner=OptunaProposer(sampler, space, judge, seed, accept=budget_filter.accept),
-        budget_filter=budget_filter,
-        post_training=post_training,
-    )

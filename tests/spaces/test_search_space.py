@@ -92,6 +92,23 @@ def test_a_space_with_coupled_and_restricted_layers_round_trips_whatever_is_draw
         assert space.decode(space.encode(policy)) == policy
 
 
+def test_encode_prefers_the_policys_own_order() -> None:
+    space = space_of()
+    policy = policy_of(space, order="quantize>distill>prune", a__sparsity=0.5)
+    assert policy.order == (Stage.PRUNE,)
+    assert space.knob("order").choices[space.encode(policy)[0]] == "prune"
+
+
+def test_encode_tries_every_order_the_policy_may_come_from() -> None:
+    """The order prune>cluster comes first, but there layer a would be clustered."""
+    space = space_of(
+        {"order": ["prune>cluster", "prune>quantize"], "layers": {"a": {"clusters": 16}}}
+    )
+    policy = policy_of(space, order="prune>quantize", a__sparsity=0.5)
+    assert policy.order == (Stage.PRUNE,)
+    assert space.knob("order").choices[space.encode(policy)[0]] == "prune>quantize"
+
+
 @pytest.mark.parametrize("vector", [[], [0], [0] * 100])
 def test_decode_refuses_a_wrong_length(vector: list[int]) -> None:
     with pytest.raises(InvalidRequest, match=f"entries, got {len(vector)}"):

@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with python3.11+ and make: `make run`, `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench kill-test picture clean help
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+run: $(STAMP) ## install, then search the embedded default for a file within 250 KB
+	$(BIN)/search run --budget-kb 250 --target m1 --workers 2 --timeout 240
+
+test: $(STAMP) ## install, then run the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP) ## mypy --strict on the four packages
+	$(BIN)/mypy
+
+bench: bench-overhead bench-memory ## every bench; tables go to bench/results
+
+bench-overhead: $(STAMP) ## proposal time, loop and record overhead
+	$(BIN)/python -m bench.overhead
+
+bench-memory: $(STAMP) ## peak memory of the driver and of a worker
+	$(BIN)/python -m bench.memory
+
+kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
+	$(BIN)/python -m bench.kills
+
+picture: $(STAMP) ## make README's picture again from the latest study
+	$(BIN)/python -m bench.picture
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
