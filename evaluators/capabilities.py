@@ -21,18 +21,15 @@ _BACKENDS = {
 }
 
 
-def backend_capabilities(backend: str, has_convolutions: bool) -> Capabilities:
-    """What a backend can do for a network.
+def backend_capabilities(backend: str) -> Capabilities:
+    """What a backend can do.
 
     Args:
         backend: "torch".
-        has_convolutions: attention transfer compares feature maps, so it needs some.
 
     Raises:
         InvalidRequest: an unknown backend.
     """
     if backend not in _BACKENDS:
         raise InvalidRequest(f"backend must be one of {', '.join(_BACKENDS)}, but got {backend!r}")
-    found = _BACKENDS[backend]
-    kinds = found.distillation_kinds if has_convolutions else frozenset({"none", "logits"})
-    return Capabilities(found.name, found.layers, found.activation_bits, found.orders, kinds)
+    return _BACKENDS[backend]

@@ -1,5 +1,6 @@
-"""The worker's doors: module-level functions an engine can send by name, and the plain values they
-exchange. Importing this module imports no framework; the first call in a worker does.
+"""The worker's doors: functions an engine can send by name, and the plain values they exchange.
+
+Importing this module imports no framework; the first call in a worker does.
 """
 
 from dataclasses import dataclass

@@ -21,6 +21,7 @@ __all__ = [
     "study_names",
 ]
 
+
 class StorageUnreadable(Exception):
     """A storage cannot be opened; the text says why, in one line and without a password."""
 

@@ -1,8 +1,8 @@
 """From a request to an answer: what every door (command line, later a service) calls.
 
-    prepare(request, engine)      a worker makes the profile -> spec, space, notes
-    proposer_of(record, target)   who proposes in a study
-    drive(record, ...)            search, finalists, test scores -> Answer
+prepare(request, engine)      a worker makes the profile -> spec, space, notes
+proposer_of(record, target)   who proposes in a study
+drive(record, ...)            search, finalists, test scores -> Answer
 """
 
 import time
@@ -150,9 +150,11 @@ def capabilities_of(
     profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What backend and format can both do for a network, and what each side removed."""
-    convolutions = any(layer.kind.startswith("Conv") for layer in profile.layers)
-    ours = backend_capabilities(backend, convolutions)
+    ours = backend_capabilities(backend)
     both, removed = ours.intersect(format_capabilities(target.artifact_format))
+    if not any(layer.kind.startswith("Conv") for layer in profile.layers):
+        both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
+        removed += ("the network has no convolutions, so there is no attention to transfer",)
     if fidelity == 0:
         # Without training a distillation loss changes nothing: such policies would be duplicates.
         both = replace(
@@ -255,10 +257,7 @@ def proposer_of(
 def smallest_possible_bytes(prepared: Prepared) -> float:
     """The closed form's size of the strongest choices of every knob: no policy predicts less."""
     model = SizeModel(prepared.profiled.profile)
-    vector = []
-    for knob in prepared.space.knobs:
-        vector.append(len(knob.choices) - 1)
-    strongest = prepared.space.decode(vector)
+    strongest = prepared.space.decode([len(knob.choices) - 1 for knob in prepared.space.knobs])
     return model.predict_bytes(strongest)
 
 

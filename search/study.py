@@ -116,9 +116,7 @@ def run_search(
         )
 
 
-def run_finalists(
-    record: Record, engine: Engine, kept: KeptFiles, observer: Observer
-) -> None:
+def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Observer) -> None:
     """Run distinct members of the search's front again at full fidelity.
 
     They are chosen from the finished search, so a resumed study chooses the same.
@@ -130,13 +128,18 @@ def run_finalists(
     chosen = choose_finalists(record.trials(), record.judge, spec.finalists)
     known = {trial.identity.key for trial in done}
     jobs = [
-        Job(spec.identity(t.policy, spec.full_fidelity), t.policy, f"finalist of {t.number}", len(done))
+        Job(
+            spec.identity(t.policy, spec.full_fidelity),
+            t.policy,
+            f"finalist of {t.number}",
+            len(done),
+        )
         for t in chosen
     ]
     waiting = [job for job in jobs if job.identity.key not in known]
     tracker = ProgressTracker("finalists", len(jobs), record.judge, done)
 
-    def next_jobs(running: Sequence[Job], count: int) -> list[Job]:
+    def next_jobs(_: Sequence[Job], count: int) -> list[Job]:
         taken, waiting[:] = waiting[:count], waiting[count:]
         return taken
 
@@ -199,9 +202,7 @@ def _submit(engine: Engine, job: Job) -> Future[Measurement | Failure]:
     return engine.submit(tasks.evaluate, job.identity, job.policy)
 
 
-def _outcome(
-    future: Future[Measurement | Failure], attempt: int
-) -> Measurement | Failure | None:
+def _outcome(future: Future[Measurement | Failure], attempt: int) -> Measurement | Failure | None:
     """What came of a task; None = its worker died and it deserves another try."""
     try:
         return future.result()

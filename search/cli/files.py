@@ -186,7 +186,9 @@ def verify_command(arguments: argparse.Namespace) -> int:
     else:
         verdict = "equal to its manifest" if compared else "no manifest to compare with"
         for name in wrong:
-            sys.stdout.write(f"{name}: the manifest says {checks[name][1]}, it is {checks[name][0]}\n")
+            sys.stdout.write(
+                f"{name}: the manifest says {checks[name][1]}, it is {checks[name][0]}\n"
+            )
         sys.stdout.write(
             f"{file}: {found.size_bytes:,} bytes, {metric.get('name', 'metric')} {found.metric:.6g} "
             f"± {found.metric_se:.2g} on {found.metric_samples:,} validation samples; "
@@ -205,8 +207,8 @@ def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:
         raise InvalidRequest(f"verify: {beside} is missing; name the network with --workload")
     try:
         manifest = json.loads(beside.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("workload"), str):
-            raise ValueError("it names no workload")  # noqa: TRY004 -- one message for all
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"verify: {beside} is not a manifest: {error}") from None
+        raise InvalidRequest(f"verify: {beside} cannot be read: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("workload"), str):
+        raise InvalidRequest(f"verify: {beside} is not a manifest: it names no workload")
     return manifest

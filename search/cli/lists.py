@@ -5,7 +5,6 @@ import json
 import sys
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from evaluators.cost.targets import list_targets, load_target
 from evaluators.tasks import WorkerContext
 from evaluators.workloads.registry import BUILT_IN, DEFAULT_WORKLOAD, check_name
 from search.cli.run import read_restrictions
+from search.cli.screen import make_console
 from search.engines import LocalEngine
 from search.session import capabilities_of
 from spaces import Target, build_space
@@ -53,7 +53,7 @@ def space_command(arguments: argparse.Namespace) -> int:
         if knob.name == "order" and len(knob.choices) > 8:
             shown = f"{len(knob.choices)} orders, e.g. {', '.join(map(str, knob.choices[-3:]))}"
         table.add_row(escape(knob.name), escape(shown))
-    console = Console()
+    console = make_console()
     console.print(table)
     for sentence in removed:
         console.print(f"[yellow]note[/] {escape(sentence)}", highlight=False)
@@ -76,7 +76,7 @@ def targets_command(arguments: argparse.Namespace) -> int:
     for target in targets:
         latency = "measured here" if target.is_this_machine else "modelled"
         table.add_row(target.name, escape(target.description), target.artifact_format, latency)
-    Console().print(table)
+    make_console().print(table)
     return 0
 
 
@@ -86,7 +86,7 @@ def _show_target(target: Target) -> None:
     figures |= {"bandwidth GB/s": target.bandwidth_gbps, "overhead us": target.overhead_us}
     for name, figure in figures.items():
         table.add_row(name, f"{figure.value:g}", escape(figure.source))
-    console = Console()
+    console = make_console()
     console.print(table)
     console.print(f"own format {target.native_format}, sizes measured as {target.artifact_format}")
     for sentence in target.kernel_truth:
@@ -103,5 +103,5 @@ def workloads_command(arguments: argparse.Namespace) -> int:
     for name, built_in in BUILT_IN.items():
         table.add_row(name, escape(built_in.description))
     table.add_row("FILE.py:FUNCTION", "your own: a function which returns a Workload (README)")
-    Console().print(table)
+    make_console().print(table)
     return 0

@@ -32,7 +32,7 @@ examples:
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    value = _number(int, text, "a whole number")
+    value = int(_number(int, text, "a whole number"))
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, but got {text}")
     return value
@@ -40,7 +40,7 @@ def positive_int(text: str) -> int:
 
 def count(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    value = _number(int, text, "a whole number")
+    value = int(_number(int, text, "a whole number"))
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, but got {text}")
     return value
@@ -48,7 +48,7 @@ def count(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    value = _number(float, text, "a number")
+    value = float(_number(float, text, "a number"))
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, but got {text}")
     return value
@@ -56,13 +56,13 @@ def positive_float(text: str) -> float:
 
 def share_of_points(text: str) -> float:
     """An argparse type: a finite number of at least 0."""
-    value = _number(float, text, "a number")
+    value = float(_number(float, text, "a number"))
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be at least 0, but got {text}")
     return value
 
 
-def _number(kind: Callable[[str], int | float], text: str, what: str):  # type: ignore[no-untyped-def]
+def _number(kind: Callable[[str], float], text: str, what: str) -> float:
     try:
         return kind(text)
     except ValueError:
@@ -145,7 +145,9 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _add_resume(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    resume = _command(commands, "resume", "go on with a study, to the number of trials it asked for")
+    resume = _command(
+        commands, "resume", "go on with a study, to the number of trials it asked for"
+    )
     _study_position(resume)
     resume.add_argument(
         "--trials", type=positive_int, metavar="N", help="ask for this many in all instead"

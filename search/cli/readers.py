@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from search.cli.screen import front_table, print_answer, trial_details
+from search.cli.screen import front_table, make_console, print_answer, trial_details
 from search.cli.text import trial_name
 from search.location import StudyLocation
 from search.record import RecordReader
@@ -122,9 +120,9 @@ def front_command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(answer_json(record, answer)) + "\n")
     elif answer.front.members and arguments.at != "answer":
-        Console().print(front_table(answer.front, judge, spec, answer.test_scores))
+        make_console().print(front_table(answer.front, judge, spec, answer.test_scores))
     else:
-        print_answer(Console(), answer, spec)
+        print_answer(make_console(), answer, spec)
     return 0
 
 
@@ -136,10 +134,10 @@ def show_command(arguments: argparse.Namespace) -> int:
         sys.stdout.write(trial.to_json() + "\n")
         return 0
     title = f"{record.spec.name} #{arguments.trial}"
-    trial_details(Console(), trial, record.judge, title)
+    trial_details(make_console(), trial, record.judge, title)
     scores = record.test_scores().get(trial.identity.key)
     if scores:
-        Console().print(f"test {record.judge.metric.format(scores['metric'])}")
+        make_console().print(f"test {record.judge.metric.format(scores['metric'])}")
     return 0
 
 

@@ -24,7 +24,7 @@ from evaluators.tasks import Profiled
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
-from search.cli.screen import Screen, print_answer, print_prepared
+from search.cli.screen import Screen, make_console, print_answer, print_prepared
 from search.cli.text import bytes_text, duration_text, layer_text, order_text
 from search.engines import ENGINES, Engine
 from search.location import StudyLocation
@@ -50,7 +50,7 @@ DRY_RUN_POLICIES = 12
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Start a study and drive it to its end."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     location = _new_location(arguments)
     request = Request(
         workload=arguments.workload,
@@ -75,7 +75,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         print_prepared(console, prepared)
         _warn_of_arithmetic(console, prepared)
         if arguments.dry_run:
-            return _dry_run(console, prepared, arguments.json)
+            return _dry_run(prepared, as_json=arguments.json)
         with _interrupts():
             record = Record.create(
                 location, prepared.spec, prepared.profiled.profile, prepared.space
@@ -85,7 +85,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def resume_command(arguments: argparse.Namespace) -> int:
     """Go on with a study."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     location = _known_location(arguments)
     with _interrupts():
         record = Record.open(location)
@@ -146,20 +146,18 @@ def _drive(
     with _closed_on_error(record):
         try:
             with Screen(console, record.judge, spec) as screen:
-                answer = drive(
-                    record, engine, screen, target, profiled.has_test, arguments.timeout
-                )
+                answer = drive(record, engine, screen, target, profiled.has_test, arguments.timeout)
         except KeyboardInterrupt:
             engine.kill()
             return _interrupted(record, console)
         record.close(is_finished=len(record.trials()) >= spec.trials)
     console.print(f"\nsearched for {duration_text(time.monotonic() - started)}", highlight=False)
-    return _present(record, answer, console, as_json=arguments.json)
+    return _present(record, answer, as_json=arguments.json)
 
 
-def _present(record: Record, answer: Answer, console: Console, *, as_json: bool) -> int:
+def _present(record: Record, answer: Answer, *, as_json: bool) -> int:
     spec, location = record.spec, record.location
-    out = Console(stderr=as_json)
+    out = make_console(stderr=as_json)
     print_answer(out, answer, spec)
     if not any(trial.measurement for trial in record.trials()):
         raise StudyBroken(f"every trial failed; `search report {spec.name}` groups the reasons")
@@ -213,7 +211,7 @@ def _warn_of_arithmetic(console: Console, prepared: Prepared) -> None:
         )
 
 
-def _dry_run(console: Console, prepared: Prepared, as_json: bool) -> int:
+def _dry_run(prepared: Prepared, *, as_json: bool) -> int:
     """What would be tried first; nothing is trained or written."""
     from evaluators.cost import SizeModel, modelled_latency  # noqa: PLC0415 -- dry runs only
 
@@ -237,7 +235,9 @@ def _dry_run(console: Console, prepared: Prepared, as_json: bool) -> int:
         result = {"spec": spec.to_dict(), "space": prepared.space.describe(), "first": rows}
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
-    table = Table(title="First policies (dry run: nothing is trained)", title_justify="left", box=None)
+    table = Table(
+        title="First policies (dry run: nothing is trained)", title_justify="left", box=None
+    )
     for name in ("origin", "order", "predicted", "modelled latency", "layers"):
         table.add_column(name, overflow="fold")
     for proposal, row in zip(proposals, rows, strict=True):
@@ -251,7 +251,7 @@ def _dry_run(console: Console, prepared: Prepared, as_json: bool) -> int:
             f"{row['modelled_latency_ms']:.3g} ms",
             escape(layers),
         )
-    Console().print(table)
+    make_console().print(table)
     return 0
 
 

@@ -26,7 +26,24 @@ from search.spec import StudySpec
 from search.study import Job
 from spaces import Certificate, Front, Judge, Measurement, Policy, Trial
 
-__all__ = ["Screen", "certificate_table", "front_table", "measured", "trial_details"]
+__all__ = [
+    "Screen",
+    "certificate_table",
+    "front_table",
+    "make_console",
+    "measured",
+    "trial_details",
+]
+
+
+#: Width of tables where no terminal says its own: in a pipe or a log.
+LOG_WIDTH = 120
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for the tables in a log."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
 
 
 def measured(trial: Trial) -> Measurement:
@@ -73,8 +90,8 @@ class Screen:
             soft_wrap=True,
         )
 
-    def waiting(self, progress: Progress, running: Sequence[Job]) -> None:
-        """See `Observer`."""
+    def waiting(self, progress: Progress, running: Sequence[Job]) -> None:  # noqa: ARG002
+        """See `Observer`. The bar has no room for what runs; the dashboard shows it."""
         self._draw(progress)
 
     def notice(self, text: str) -> None:
@@ -112,28 +129,22 @@ def print_prepared(console: Console, prepared: Prepared) -> None:
     baseline = metric_text(spec.metric, profile.baseline_metric, profile.baseline_metric_se)
     epochs = spec.fidelity / prepared.profiled.train_samples
     full = spec.full_fidelity / prepared.profiled.train_samples
+    what = f"{spec.metric.name} {baseline} on validation, "
+    what += f"{bytes_text(4 * profile.parameter_count)} of fp32 weights "
+    what += f"({bytes_text(profile.baseline_size_bytes)} as {spec.artifact_format}), "
+    what += f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}"
+    orders = len(prepared.space.knob("order").choices)
+    size = f"{len(prepared.space)} knobs, about 10^{len(str(int(policies))) - 1} policies"
+    effort = f"{spec.trials} trials of {spec.fidelity:,} samples ({epochs:.3g} epochs), then "
+    effort += f"{spec.finalists} finalists of {spec.full_fidelity:,} ({full:.3g} epochs)"
     rows = (
         ("study", spec.name),
         ("workload", f"{spec.workload}, {profile.parameter_count:,} parameters"),
-        (
-            "baseline",
-            f"{spec.metric.name} {baseline} on validation, "
-            f"{bytes_text(4 * profile.parameter_count)} of fp32 weights "
-            f"({bytes_text(profile.baseline_size_bytes)} as {spec.artifact_format}), "
-            f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}",
-        ),
+        ("baseline", what),
         ("target", f"{spec.target}: {prepared.target.description}"),
         ("budget", budget_text(judge)),
-        (
-            "space",
-            f"{len(prepared.space)} knobs, about 10^{len(str(int(policies))) - 1} policies, "
-            f"{len(prepared.space.knob('order').choices)} stage orders",
-        ),
-        (
-            "effort",
-            f"{spec.trials} trials of {spec.fidelity:,} samples ({epochs:.3g} epochs), then "
-            f"{spec.finalists} finalists of {spec.full_fidelity:,} ({full:.3g} epochs)",
-        ),
+        ("space", f"{size}, {orders} stage orders"),
+        ("effort", effort),
     )
     for name, value in rows:
         console.print(f"[bold]{name:<9}[/] {escape(value)}", highlight=False, soft_wrap=True)
@@ -151,18 +162,17 @@ def front_table(
     metric, profile = judge.metric, judge.profile
     fp32_bytes = 4 * profile.parameter_count
     table = Table(
-        title=f"Front at {front.fidelity:,} training samples "
+        title=f"Front, by {metric.name}, at {front.fidelity:,} training samples "
         f"({front.feasible} of {front.finished} trials within budget)",
         title_justify="left",
         box=None,
         pad_edge=False,
     )
     table.add_column("")
-    table.add_column("trial")
-    for name in (f"validation {metric.name}", "test", "bytes", "ratio", "latency"):
-        table.add_column(name, justify="right")
+    table.add_column("trial", no_wrap=True)
+    for name in ("validation", "test", "bytes", "ratio", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("order", overflow="fold")
-    table.add_column("origin", style="dim", overflow="fold")
     for trial in front.members:
         values = measured(trial)
         test = test_scores.get(trial.identity.key)
@@ -176,7 +186,6 @@ def front_table(
             f"{fp32_bytes / values.size_bytes:.1f}x",
             latency_text(values),
             escape(order_text(trial.policy)),
-            escape(trial.origin),
             style="bold" if is_pick else "",
         )
     return table
@@ -185,7 +194,7 @@ def front_table(
 def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     """The front and the pick, or the certificate."""
     if answer.certificate is not None:
-        print_certificate(console, answer.certificate, answer.judge, spec)
+        print_certificate(console, answer.certificate, answer.judge)
         return
     judge, front = answer.judge, answer.front
     console.print()
@@ -207,9 +216,7 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     )
 
 
-def print_certificate(
-    console: Console, certificate: Certificate, judge: Judge, spec: StudySpec
-) -> None:
+def print_certificate(console: Console, certificate: Certificate, judge: Judge) -> None:
     """Why nothing met the budget, and what could be had."""
     console.print(f"\n[bold red]Budget not met[/]: {escape(budget_text(judge))}", highlight=False)
     if certificate.closest is None:

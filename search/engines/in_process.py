@@ -35,7 +35,7 @@ class InProcessEngine(Engine):
                 self._setup()
                 self._setup = None
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 -- an executor keeps what its task raised
+        except Exception as error:
             future.set_exception(error)
         return future
 

@@ -99,9 +99,7 @@ class LocalEngine(Engine):
         raise WorkerLost("a worker process cannot be started: it dies at once")
 
     @staticmethod
-    def _finish(
-        slot: _Slot, version: int, done: "Future[tuple[int, T]]", outer: Future[T]
-    ) -> None:
+    def _finish(slot: _Slot, version: int, done: "Future[tuple[int, T]]", outer: Future[T]) -> None:
         error = done.exception() if not done.cancelled() else WorkerLost("the engine was stopped")
         with slot.lock:
             slot.pending -= 1
