@@ -1,78 +1,18 @@
-"""The worker's doors: functions an engine can send by name, and the plain values they exchange.
+"""The worker's doors: functions an engine can send by name.
 
 Importing this module imports no framework; the first call in a worker does.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaces import Failure, Identity, Measurement, Metric, ModelProfile, Policy
+from evaluators.messages import Profiled, Verified, WorkerContext
+from spaces import Failure, Identity, Measurement, Policy
 
 if TYPE_CHECKING:
     from evaluators.backends.pytorch.worker import Worker
 
-__all__ = [
-    "Profiled",
-    "Verified",
-    "WorkerContext",
-    "evaluate",
-    "make_profile",
-    "score_test",
-    "setup",
-    "verify",
-]
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What a worker must know once.
-
-    Attributes:
-        workload, target: by name; the worker resolves them itself.
-        artifact_format: e.g. "packed".
-        artifacts_dir: where files are written.
-        device: "auto", "cpu" or "cuda".
-        profile: None until it is made.
-    """
-
-    workload: str
-    target: str
-    artifact_format: str
-    artifacts_dir: str
-    device: str = "auto"
-    profile: ModelProfile | None = None
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """The profile and what else the driver must know of a workload.
-
-    Attributes:
-        search_fidelity, full_fidelity: the recipe's defaults, in training samples.
-        has_test: whether there is a test split to report on.
-    """
-
-    profile: ModelProfile
-    metric: Metric
-    backend: str
-    device: str
-    train_samples: int
-    search_fidelity: int
-    full_fidelity: int
-    batch_size: int
-    has_test: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a fresh decode of a file gave."""
-
-    size_bytes: int
-    sha256: str
-    metric: float
-    metric_se: float
-    metric_samples: int
+__all__ = ["evaluate", "make_profile", "score_test", "setup", "verify"]
 
 
 _worker: "Worker | None" = None

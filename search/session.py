@@ -15,7 +15,7 @@ from evaluators import tasks
 from evaluators.capabilities import backend_capabilities
 from evaluators.cost import SizeModel
 from evaluators.cost.targets import format_capabilities, load_target
-from evaluators.tasks import Profiled, WorkerContext
+from evaluators.messages import Profiled, WorkerContext
 from evaluators.workloads.registry import check_name, name_clashes
 from search.engines import Engine
 from search.finalists import answer_front

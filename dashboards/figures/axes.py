@@ -60,7 +60,9 @@ def metric_axis(metric: Metric, limits: tuple[float, float] | None) -> Any:
     unit = "" if is_share else f", {metric.unit}"
     axis: dict[str, Any] = {"title": {"text": plot_text(f"{metric.name}{unit}")}}
     if is_share:
-        axis["tickformat"] = ".1%" if limits and limits[1] - limits[0] < 0.1 else ".0%"
+        span = limits[1] - limits[0] if limits else 1.0
+        # Fewer digits would give two neighbouring ticks one label.
+        axis["tickformat"] = ".2%" if span < 0.01 else ".1%" if span < 0.1 else ".0%"
     if limits:
         axis["range"] = list(limits)
     return axis

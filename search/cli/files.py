@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import tasks
-from evaluators.tasks import WorkerContext
+from evaluators.messages import WorkerContext
 from search.cli.readers import find_trial, open_reader
 from search.cli.text import latency_text, metric_text, trial_name
 from search.engines import InProcessEngine

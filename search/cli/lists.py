@@ -10,7 +10,7 @@ from rich.table import Table
 
 from evaluators import tasks
 from evaluators.cost.targets import list_targets, load_target
-from evaluators.tasks import WorkerContext
+from evaluators.messages import WorkerContext
 from evaluators.workloads.registry import BUILT_IN, DEFAULT_WORKLOAD, check_name
 from search.cli.run import read_restrictions
 from search.cli.screen import make_console

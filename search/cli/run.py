@@ -20,7 +20,7 @@ from rich.table import Table
 
 from evaluators import tasks
 from evaluators.cost.targets import load_target
-from evaluators.tasks import Profiled
+from evaluators.messages import Profiled
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report

@@ -33,7 +33,7 @@ from evaluators.backends.pytorch.train import TrainingData
 from evaluators.checker import broken_constraints
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
-from evaluators.tasks import Profiled, Verified, WorkerContext
+from evaluators.messages import Profiled, Verified, WorkerContext
 from evaluators.workloads.base import Split
 from evaluators.workloads.registry import load_workload
 from spaces import (

@@ -1,0 +1,58 @@
+"""The plain values that cross between a driver and its workers."""
+
+from dataclasses import dataclass
+
+from spaces import Metric, ModelProfile
+
+__all__ = ["Profiled", "Verified", "WorkerContext"]
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker must know once.
+
+    Attributes:
+        workload, target: by name; the worker resolves them itself.
+        artifact_format: e.g. "packed".
+        artifacts_dir: where files are written.
+        device: "auto", "cpu" or "cuda".
+        profile: None until it is made.
+    """
+
+    workload: str
+    target: str
+    artifact_format: str
+    artifacts_dir: str
+    device: str = "auto"
+    profile: ModelProfile | None = None
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The profile and what else the driver must know of a workload.
+
+    Attributes:
+        search_fidelity, full_fidelity: the recipe's defaults, in training samples.
+        has_test: whether there is a test split to report on.
+    """
+
+    profile: ModelProfile
+    metric: Metric
+    backend: str
+    device: str
+    train_samples: int
+    search_fidelity: int
+    full_fidelity: int
+    batch_size: int
+    has_test: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a fresh decode of a file gave."""
+
+    size_bytes: int
+    sha256: str
+    metric: float
+    metric_se: float
+    metric_samples: int
