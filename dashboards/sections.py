@@ -277,7 +277,9 @@ def _ledger(study: Study) -> Part:
         return _NOTHING
     _, name, _, measurement = study.subject
     ledger = tables.ledger_table(measurement)
-    info = ledger_info(ledger, [layer.name for layer in study.given.profile.layers])
+    layers = study.given.profile.layers
+    tensors = [f"{layer.name}.{tensor}" for layer in layers for tensor in ("weight", "bias")]
+    info = ledger_info(ledger, tensors)
     words = (
         f"The {measurement.size_bytes:,} bytes of {name}'s file by layer and "
         "section, each counted by the section's own encoder."

@@ -253,7 +253,8 @@ class Certificate:
     Attributes:
         smallest: trials, each the smallest found at its metric or better, small to large.
         fastest: the same for latency, fast to slow.
-        closest: the trial with the least total excess over the limits.
+        closest: the trial with the least total excess over the limits (the metric's in units of
+            the default drop).
         excess: limit -> how far `closest` is over it (relative; the metric in its unit).
         bottleneck: (layer, bytes) of `closest`, most bytes first.
         steps: what the next bytes buy along `smallest`.
@@ -279,7 +280,15 @@ class Certificate:
         def excess(trial: Trial) -> dict[str, float]:
             return {k: v for k, v in judge.violations(_measured(trial)).items() if v > 0}
 
-        closest = min(finished, key=lambda t: (sum(excess(t).values()), t.number))
+        # Five points of accuracy weigh as much as twice the bytes: in its own unit, a share, the
+        # metric would weigh next to nothing.
+        unit = default_max_drop(judge.metric, judge.profile.baseline_metric) or 1.0
+
+        def distance(trial: Trial) -> float:
+            over = excess(trial)
+            return sum(over.values()) + over.get("metric", 0.0) * (1 / unit - 1)
+
+        closest = min(finished, key=lambda t: (distance(t), t.number))
         return cls(
             smallest=smallest,
             fastest=fastest,
@@ -307,8 +316,12 @@ def steps(members: Sequence[Trial], metric: Metric) -> tuple[Step, ...]:
 
 
 def bytes_by_layer(ledger: Iterable[LedgerLine]) -> tuple[tuple[str, int], ...]:
-    """(layer, bytes), most bytes first; "" holds what belongs to the whole file."""
+    """(layer, bytes of all its tensors), most bytes first; "" is what the whole file shares.
+
+    A tensor "fc1.weight" belongs to the layer "fc1".
+    """
     totals: dict[str, int] = {}
     for line in ledger:
-        totals[line.layer] = totals.get(line.layer, 0) + line.size_bytes
+        layer = line.layer.rpartition(".")[0] or line.layer
+        totals[layer] = totals.get(layer, 0) + line.size_bytes
     return tuple(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

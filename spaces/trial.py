@@ -57,7 +57,7 @@ class LedgerLine:
     """Bytes of one section of a file; the lines of a file sum to its size.
 
     Attributes:
-        layer: the tensor, or "" for a section of the whole file.
+        layer: the tensor, e.g. "fc1.weight", or "" for a section of the whole file.
         section: e.g. "positions", "codebook".
         size_bytes: counted by the section's own encoder.
     """

@@ -395,10 +395,12 @@ def _ledger(profile: ModelProfile, policy: Policy) -> tuple[LedgerLine, ...]:
             "positions": positions,
             "codebook": codebook,
             "indices" if asked.clusters is not None else "values": values,
-            "bias": layer.bias_size * asked.bias_bits / 8,
         }
+        bias = layer.bias_size * asked.bias_bits / 8
+        tensors = {"weight": sections, "bias": {"levels": bias}}
         lines += [
-            LedgerLine(layer.name, section, math.ceil(size))
+            LedgerLine(f"{layer.name}.{tensor}", section, math.ceil(size))
+            for tensor, sections in tensors.items()
             for section, size in sections.items()
             if size > 0
         ]

@@ -32,12 +32,12 @@ class LedgerInfo(NamedTuple):
     sizes_bytes: np.ndarray
 
 
-def ledger_info(ledger: pd.DataFrame, layer_order: Sequence[str]) -> LedgerInfo:
-    """A ledger table by layer and section; layers in `layer_order`, then others by name."""
+def ledger_info(ledger: pd.DataFrame, tensor_order: Sequence[str]) -> LedgerInfo:
+    """A ledger table by tensor and section; those in `tensor_order` first, then others by name."""
     table = ledger.pivot_table(
         index="layer", columns="section", values="size_bytes", aggfunc="sum", fill_value=0
     )
-    known = [name for name in layer_order if name in table.index]
+    known = [name for name in tensor_order if name in table.index]
     others = sorted(set(table.index) - set(known))
     rows = [*known, *others]
     totals = {str(name): int(table[name].to_numpy().sum()) for name in table.columns}

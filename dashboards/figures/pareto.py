@@ -120,13 +120,16 @@ def pareto_info(trials: pd.DataFrame, finalists: pd.DataFrame, judge: Judge) -> 
     references = done[done["reference"] != ""]
     limits = [] if metric_limit is None else [metric_limit]
     in_focus = pd.concat([staircase, front, final, references], ignore_index=True)
+    worth = _worth_a_look(in_focus, judge)
     sizes = [
-        *in_focus["size_bytes"].astype(float),
+        *worth["size_bytes"].astype(float),
         profile.baseline_size_bytes,
         *([] if budget.size_bytes is None else [budget.size_bytes]),
     ]
     metrics = _readable(
-        metric, [*in_focus["metric"]], [*limits, profile.baseline_metric, *front["metric"]]
+        metric,
+        [*in_focus["metric"]],
+        [*limits, profile.baseline_metric, *_worth_a_look(front, judge)["metric"]],
     )
     all_sizes = padded_log(np.array([*sizes, *done["size_bytes"].astype(float)]))
     all_metrics = padded(np.array([*metrics, *done["metric"], *in_focus["metric"]]))
@@ -160,6 +163,13 @@ def _staircase(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     points = np.column_stack([rows["size_bytes"].astype(float), rows["metric"].map(metric.loss)])
     corners = rows[["size_bytes", "metric"]][nondominated(points)]
     return corners.sort_values("size_bytes", ignore_index=True)
+
+
+def _worth_a_look(rows: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """Those that add hypervolume: without a metric limit a network that guesses is on the front."""
+    keep = [judge.metric.loss(value) < judge.reference[0] for value in rows["metric"]]
+    worth: pd.DataFrame = rows[keep]
+    return worth
 
 
 def _readable(metric: Metric, values: Sequence[float], must: Sequence[float]) -> list[float]:

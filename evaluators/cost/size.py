@@ -41,7 +41,7 @@ LEAST_BAND = 1.04
 #: How many trials weigh as much as what they lean on: a kind's on all kinds', those on the prior.
 PRIOR_TRIALS = 2.0
 #: How many trials weigh as much as the starting band.
-BAND_TRIALS = 4.0
+BAND_TRIALS = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ PROPOSERS: dict[str, Callable[[Simulator], Proposer]] = {
     "nsga3": lambda sim: OptunaProposer("nsga3", sim.space, sim.judge, sim.seed),
     "gp": lambda sim: OptunaProposer("gp", sim.space, sim.judge, sim.seed),
 }
-#: Enough for every sampler to leave its random start; a Gaussian process asks for seconds each.
+#: Enough for every sampler to leave its random start; the Gaussian process takes 0.2 s an answer.
 STEPS = {"gp": 12}
 
 Make = Callable[[], Proposer]
@@ -131,7 +131,7 @@ def test_attributes_are_json(name: str, make: Make, sim: Simulator) -> None:
 
 
 def test_a_space_is_exhausted_without_repeats(name: str, sim: Simulator) -> None:
-    fixed = {"*": {knob: "drop" for knob in ("pattern", "clusters", "bits", "bias_bits")}}
+    fixed = {"*": dict.fromkeys(("pattern", "clusters", "bits", "bias_bits"), "drop")}
     fixed["fc2"] = {"sparsity": [0.0, 0.9]}
     fixed["fc3"] = {"sparsity": [0.0, 0.8]}
     fixed["out"] = {"sparsity": 0.0}

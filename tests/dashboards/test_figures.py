@@ -126,7 +126,8 @@ def test_the_heat_map_puts_the_policy_beside_the_baseline() -> None:
 def test_the_ledger_keeps_every_byte() -> None:
     measurement = GIVEN.trials[2].measurement
     assert measurement is not None
-    order = [layer.name for layer in GIVEN.profile.layers]
+    layers = [layer.name for layer in GIVEN.profile.layers]
+    order = [f"{name}.{tensor}" for name in layers for tensor in ("weight", "bias")]
     info = ledger_info(tables.ledger_table(measurement), order)
     assert info.sizes_bytes.sum() == measurement.size_bytes
     assert info.layers == (*order, "")

@@ -7,7 +7,7 @@ affine pair a channel, which would turn a zeroed channel back into a constant.
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch_pruning as tp
@@ -32,22 +32,29 @@ class ChannelGroup:
     Attributes:
         layers: names, in module order.
         norms: names of the batch-norms behind them.
-        removable: False where the channels reach the network's output.
+        why_kept: why its channels cannot be removed; "" = they can.
     """
 
     layers: tuple[str, ...]
-    norms: tuple[str, ...]
-    removable: bool
+    norms: tuple[str, ...] = ()
+    why_kept: str = ""
+
+    @property
+    def removable(self) -> bool:
+        """Whether pattern "channel" can be asked of its layers."""
+        return not self.why_kept
 
 
 def _traced_copy(model: nn.Module, sample: Tensor) -> tuple[nn.Module, tp.DependencyGraph]:
-    copied = copy.deepcopy(model)
+    copied = copy.deepcopy(model).eval()
     for parameter in copied.parameters():
-        parameter.requires_grad_(True)  # the graph is traced through autograd
-    with warnings.catch_warnings():
+        parameter.requires_grad_(True)
+    # The graph is traced through autograd, also for a caller who needs no gradient.
+    with warnings.catch_warnings(), torch.enable_grad():
         # Torch-Pruning warns of parameters it does not know; those are simply not coupled.
         warnings.simplefilter("ignore")
-        return copied, tp.DependencyGraph().build_dependency(copied, example_inputs=sample)
+        graph = tp.DependencyGraph().build_dependency(copied, example_inputs=sample.clone())
+        return copied, graph
 
 
 def _out_function(module: nn.Module) -> object:
@@ -61,20 +68,50 @@ def channel_groups(
 ) -> tuple[ChannelGroup, ...]:
     """Every compressible layer is in exactly one group.
 
-    Grouped (also depthwise) convolutions are never removable: their channels are coupled with
-    their own inputs, which a mask of output channels cannot say.
+    A group is removable only where removing some of its zeroed channels was TRIED and left the
+    outputs as they were: an activation with f(0) != 0, a normalisation without an affine pair or a
+    plain tensor operation between the layers are nothing a dependency graph knows of. Grouped (also
+    depthwise) convolutions are never removable: their channels are coupled with their own inputs,
+    which a mask of output channels cannot say.
+
+    Args:
+        model: every one of `layers` takes part in its forward pass.
+        layers: names of the compressible layers.
+        sample: (1, ...) prepared input.
     """
-    model, graph = _traced_copy(model, sample)
+    layers = list(layers)
+    try:
+        traced, graph = _traced_copy(model, sample)
+        found = _coupled(traced, graph, layers)
+    except Exception as error:  # whatever a tracer meets in a network it does not understand
+        why = f"the channels of this network cannot be traced ({type(error).__name__})"
+        return tuple(ChannelGroup((name,), why_kept=why) for name in layers)
+    candidates = [group for group in found if group.removable]
+    # All at once first: one more trace instead of one a group, for the usual network.
+    if _removal_changes_nothing(model, candidates, sample):
+        return tuple(found)
+    why = "removing zeroed channels changes the network's outputs"
+    return tuple(
+        group
+        if not group.removable or _removal_changes_nothing(model, [group], sample)
+        else replace(group, why_kept=why)
+        for group in found
+    )
+
+
+def _coupled(
+    model: nn.Module, graph: tp.DependencyGraph, layers: Sequence[str]
+) -> list[ChannelGroup]:
+    """The groups as the dependency graph has them."""
     modules = dict(model.named_modules())
     names = {module: name for name, module in modules.items()}
     found: list[ChannelGroup] = []
     done: set[str] = set()
-    layers = list(layers)
     for name in layers:
         if name in done:
             continue
         module = modules[name]
-        channels = list(range(module.weight.shape[0]))  # type: ignore[arg-type]
+        channels = list(range(_width(module)))
         group = graph.get_pruning_group(module, _out_function(module), idxs=channels)
         members, norms, consumed = [name], [], False
         simple = getattr(module, "groups", 1) == 1
@@ -92,9 +129,51 @@ def channel_groups(
                 whole = len(indices) == len(channels) == target.weight.shape[0]
                 simple &= whole and getattr(target, "groups", 1) == 1
         done.update(members)
+        why_kept = ""
+        if not consumed:
+            why_kept = "its output channels are the network's output"
+        elif not simple:
+            why_kept = "its output channels are tied to a grouped convolution or a concatenation"
         ordered = tuple(n for n in layers if n in members)
-        found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), consumed and simple))
-    return tuple(found)
+        found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), why_kept))
+    return found
+
+
+def _width(module: nn.Module) -> int:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+@torch.no_grad()
+def _removal_changes_nothing(
+    model: nn.Module, groups: Sequence[ChannelGroup], sample: Tensor
+) -> bool:
+    """Zero every other channel of the groups, as a mask does, then remove them and compare."""
+    zeroed = copy.deepcopy(model).eval()
+    modules = dict(zeroed.named_modules())
+    dead = {g.layers[0]: range(0, _width(modules[g.layers[0]]) - 1, 2) for g in groups}
+    for group in groups:
+        for name in (*group.layers, *group.norms):
+            for values in (modules[name].weight, modules[name].bias):
+                if isinstance(values, Tensor):
+                    values[list(dead[group.layers[0]])] = 0.0
+    expected = zeroed(sample.clone())
+    try:
+        given = remove_channels(zeroed, sample, dead)(sample.clone())
+    except Exception:  # shapes that no longer fit, in whatever words the network's operations have
+        return False
+    return _all_close(given, expected)
+
+
+def _all_close(given: object, expected: object) -> bool:
+    """Whether two outputs (tensors, or sequences of them) differ by rounding only."""
+    if isinstance(given, Tensor) and isinstance(expected, Tensor):
+        close = given.shape == expected.shape
+        return close and torch.allclose(given, expected, rtol=1e-3, atol=1e-4)
+    if isinstance(given, tuple | list) and isinstance(expected, tuple | list):
+        return len(given) == len(expected) and all(map(_all_close, given, expected))
+    return False
 
 
 def remove_channels(
@@ -117,5 +196,5 @@ def remove_channels(
             module = modules[name]
             graph.get_pruning_group(module, _out_function(module), idxs=list(channels)).prune()
     with torch.no_grad():
-        compact(sample)
+        compact(sample.clone())
     return compact.eval()
