@@ -168,7 +168,7 @@ def _staircase(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 def _worth_a_look(rows: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     """Those that add hypervolume: without a metric limit a network that guesses is on the front."""
     keep = [judge.metric.loss(value) < judge.reference[0] for value in rows["metric"]]
-    worth: pd.DataFrame = rows[keep]
+    worth: pd.DataFrame = rows[np.array(keep, dtype=bool)]
     return worth
 
 
