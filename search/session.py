@@ -21,7 +21,8 @@ from search.engines import Engine
 from search.finalists import answer_front
 from search.kept import KeptFiles
 from search.location import StudyLocation
-from search.proposers import Proposer, make_proposer
+from search.proposers import make_proposer
+from search.proposers.warm import WarmProposer
 from search.record import Record, RecordReader
 from search.spec import StudySpec
 from search.study import Observer, run_finalists, run_search, score_on_test
@@ -247,11 +248,19 @@ def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[st
 
 def proposer_of(
     spec: StudySpec, profile: ModelProfile, space: SearchSpace, target: Target
-) -> Proposer:
-    """Who proposes in a study."""
+) -> WarmProposer:
+    """Who proposes in a study: references first, then what the spec names."""
     capabilities, _ = capabilities_of(profile, target, spec.fidelity)
     judge = Judge(spec.metric, spec.budget, profile)
-    return make_proposer(spec.proposer, space, judge, target, capabilities, spec.seed)
+    return make_proposer(
+        spec.proposer,
+        space,
+        judge,
+        target,
+        capabilities,
+        spec.seed,
+        post_training=spec.fidelity == 0,
+    )
 
 
 def smallest_possible_bytes(prepared: Prepared) -> float:
@@ -325,6 +334,8 @@ def drive(
     )
     kept.sweep()
     proposer = proposer_of(spec, record.profile, record.space, target)
+    for name, reason in proposer.left_out:
+        observer.notice(f"reference {name} is left out: {reason}")
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     run_search(record, engine, proposer, kept, observer, deadline_s)
     run_finalists(record, engine, kept, observer)

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec, TypeVar
 
 from search.engines.base import Engine
@@ -24,6 +26,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C")
 
+#: (version, setup, its argument)
+_Configuration = tuple[int, Callable[[Any], None], Any]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A call that waits for a worker, and the future its caller holds."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    future: Future[Any]
+
 
 @dataclass
 class _Slot:
@@ -31,16 +46,20 @@ class _Slot:
 
     Attributes:
         pool: the executor, None before the first task and after a death.
-        pid: of its process, 0 when there is none.
+        process: its one process.
         configured: the configuration its process has taken over.
-        pending: tasks not finished.
+        task: what it works on. One at a time: a death would break what waits behind it.
     """
 
     pool: ProcessPoolExecutor | None = None
-    pid: int = 0
+    process: BaseProcess | None = None
     configured: int = 0
-    pending: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    task: _Task | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the live process."""
+        return None if self.process is None else self.process.pid
 
 
 class LocalEngine(Engine):
@@ -52,13 +71,17 @@ class LocalEngine(Engine):
             raise ValueError(f"workers must be at least 1, but got {workers}")
         self.workers = workers
         self._slots = [_Slot() for _ in range(workers)]
-        self._configuration: tuple[int, Callable[[Any], None], Any] | None = None
+        self._waiting: deque[_Task] = deque()
+        self._dead: list[ProcessPoolExecutor] = []
+        self._configuration: _Configuration | None = None
         self._closed = False
+        # Tasks come from the caller's thread and end in the executors' threads.
+        self._changed = threading.Condition(threading.RLock())
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the live workers."""
-        return [slot.pid for slot in self._slots if slot.pid]
+        return [slot.pid for slot in self._slots if slot.pid is not None]
 
     def configure(self, setup: Callable[[C], None], context: C) -> None:
         """See `Engine.configure`."""
@@ -66,81 +89,126 @@ class LocalEngine(Engine):
         self._configuration = (version, setup, context)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """See `Engine.submit`. The task goes to the worker with the fewest pending ones."""
-        if self._closed:
-            raise RuntimeError("the engine is shut down")
-        slot = min(self._slots, key=lambda s: s.pending)
-        outer: Future[T] = Future()
-        outer.set_running_or_notify_cancel()
-        with slot.lock:
-            inner, version = self._start(slot, fn, args, kwargs)
-            slot.pending += 1
-        inner.add_done_callback(lambda done: self._finish(slot, version, done, outer))
-        return outer
+        """See `Engine.submit`. More tasks than workers wait for the next free one."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine is shut down")
+            self._waiting.append(_Task(fn, args, kwargs, future))
+            self._start_waiting()
+        return future
 
-    def _start(
-        self, slot: _Slot, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> "tuple[Future[tuple[int, T]], int]":
+    def _start_waiting(self) -> None:
+        """Give the waiting tasks to the idle workers."""
+        for slot in self._slots:
+            while self._waiting and slot.task is None:
+                task = self._waiting.popleft()
+                if task.future.set_running_or_notify_cancel():
+                    slot.task = task
+                    self._start(slot, task)
+
+    def _start(self, slot: _Slot, task: _Task) -> None:
         configuration = self._configuration
         version = configuration[0] if configuration else 0
-        # The context may be large (a profile): it is sent until a task has come back with it.
-        sent = configuration if version != slot.configured else None
         for _ in range(2):
             if slot.pool is None:
                 context = multiprocessing.get_context("spawn")
                 slot.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_become_worker)
-                slot.configured, sent = 0, configuration
+                slot.configured = 0
+            # The context may be large (a profile): it is sent until a task has come back with it.
+            sent = configuration if version != slot.configured else None
             try:
-                return slot.pool.submit(_run, sent, fn, args, kwargs), version
+                inner = _submit(slot, sent, task)
             except BrokenProcessPool:
                 # It died while idle: no task was lost, so none is charged.
-                slot.pool.shutdown(wait=False)
-                slot.pool, slot.pid = None, 0
-        raise WorkerLost("a worker process cannot be started: it dies at once")
+                self._bury(slot)
+            else:
+                inner.add_done_callback(lambda done: self._finish(slot, version, done))
+                return
+        slot.task = None
+        task.future.set_exception(WorkerLost("a worker process cannot be started: it dies at once"))
 
-    @staticmethod
-    def _finish(slot: _Slot, version: int, done: "Future[tuple[int, T]]", outer: Future[T]) -> None:
-        error = done.exception() if not done.cancelled() else WorkerLost("the engine was stopped")
-        with slot.lock:
-            slot.pending -= 1
+    def _finish(self, slot: _Slot, version: int, done: Future[Any]) -> None:
+        error = WorkerLost("the engine was stopped") if done.cancelled() else done.exception()
+        with self._changed:
+            task, slot.task = slot.task, None
+            assert task is not None
             if isinstance(error, BrokenProcessPool):
-                pid, slot.pid, pool, slot.pool = slot.pid, 0, slot.pool, None
-                if pool is not None:
-                    pool.shutdown(wait=False)
-                error = WorkerLost(f"the worker process {pid or ''} died".replace("  ", " "))
+                error = WorkerLost(f"the worker process {slot.pid} died")
+                self._bury(slot)
             elif error is None:
-                slot.pid, slot.configured = done.result()[0], version
-        if error is not None:
-            outer.set_exception(error)
-        else:
-            outer.set_result(done.result()[1])
+                slot.configured = version
+            self._start_waiting()
+            if error is not None:
+                task.future.set_exception(error)
+            else:
+                task.future.set_result(done.result())
+            self._changed.notify_all()
+        self._retire()
+
+    def _bury(self, slot: _Slot) -> None:
+        # Kept until the end: an executor may hold its own lock while it breaks, and being
+        # collected or shut down inside that callback would wait for it for ever.
+        if slot.pool is not None:
+            self._dead.append(slot.pool)
+        slot.pool, slot.process = None, None
 
     def kill(self) -> None:
         """See `Engine.kill`."""
-        self._closed = True
+        self._close(cancel_futures=True)
         for slot in self._slots:
-            pool, slot.pool = slot.pool, None
-            if pool is None:
-                continue
-            # Public names only: each worker told its pid with its first result; one that has not
-            # finished any task yet is found among this process's children.
-            pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.kill()
+            if slot.process is not None:
+                slot.process.kill()
+        self._retire()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor.shutdown`."""
-        self._closed = True
-        for slot in self._slots:
-            if slot.pool is not None:
-                slot.pool.shutdown(wait=wait, cancel_futures=cancel_futures)
-                slot.pool, slot.pid = None, 0
+        self._close(cancel_futures=cancel_futures)
+        if wait:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._waiting and self._is_idle)
+        for pool in self._retire():
+            pool.shutdown(wait=wait)
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(slot.task is None for slot in self._slots)
+
+    def _close(self, *, cancel_futures: bool) -> None:
+        with self._changed:
+            self._closed = True
+            while cancel_futures and self._waiting:
+                self._waiting.popleft().future.cancel()
+
+    def _retire(self) -> list[ProcessPoolExecutor]:
+        """Once nothing more will be started, let every process end after its task."""
+        with self._changed:
+            if not self._closed or self._waiting:
+                return []
+            pools = [slot.pool for slot in self._slots if slot.pool is not None] + self._dead
+        for pool in pools:
+            pool.shutdown(wait=False)
+        return pools
+
+
+def _submit(slot: _Slot, sent: _Configuration | None, task: _Task) -> "Future[Any]":
+    """Give a task to a slot's executor, which may start its process now."""
+    assert slot.pool is not None
+    before = set(multiprocessing.active_children())
+    # A blocked signal stays blocked in the new process: Ctrl-C reaches the whole process group,
+    # and the driver decides what it means for a worker, from its first instant on.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        future = slot.pool.submit(_run, sent, task.fn, task.args, task.kwargs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for started in set(multiprocessing.active_children()) - before:
+        slot.process = started
+    return future
 
 
 def _become_worker() -> None:
     """Runs first in a worker process."""
-    # Ctrl-C reaches the whole process group; the driver decides what it means for a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_driver, daemon=True, name="die-with-driver").start()
 
 
@@ -156,15 +224,15 @@ _configured = 0
 
 
 def _run(
-    configuration: tuple[int, Callable[[Any], None], Any] | None,
+    configuration: _Configuration | None,
     fn: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[int, T]:
-    """In a worker process: (its pid, the task's result)."""
+) -> T:
+    """In a worker process: take a new configuration over, then the task."""
     global _configured  # noqa: PLW0603 -- a process is configured once for all its tasks
     if configuration is not None and configuration[0] != _configured:
         version, setup, context = configuration
         setup(context)
         _configured = version
-    return os.getpid(), fn(*args, **kwargs)
+    return fn(*args, **kwargs)

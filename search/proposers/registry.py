@@ -1,6 +1,5 @@
 """Proposers by name."""
 
-from search.proposers.base import Proposer
 from search.proposers.filter import BudgetFilter
 from search.proposers.optuna_samplers import SAMPLERS, OptunaProposer
 from search.proposers.warm import WarmProposer
@@ -19,13 +18,16 @@ def make_proposer(
     target: Target,
     capabilities: Capabilities,
     seed: int,
-) -> Proposer:
+    *,
+    post_training: bool,
+) -> WarmProposer:
     """The proposer of a study.
 
     Args:
         name: one of `PROPOSERS`.
         space, judge, target, capabilities: of the study.
         seed: of the study.
+        post_training: the study runs at fidelity 0.
 
     Raises:
         InvalidRequest: an unknown name.
@@ -42,4 +44,6 @@ def make_proposer(
         capabilities,
         inner=OptunaProposer(sampler, space, judge, seed, accept),
         budget_filter=budget_filter,
+        warm_start=name == "warm",
+        post_training=post_training,
     )

@@ -18,12 +18,12 @@ PROPOSERS: dict[str, Callable[[Simulator], Proposer]] = {
     "nsga3": lambda sim: OptunaProposer("nsga3", sim.space, sim.judge, sim.seed),
     "gp": lambda sim: OptunaProposer("gp", sim.space, sim.judge, sim.seed),
 }
-#: Enough for every sampler to leave its random start; the Gaussian process takes 0.2 s an answer.
-STEPS = {"gp": 12}
+#: Enough for every sampler to leave its random start. But the Gaussian process then takes seconds
+#: an answer: tests/search/proposers/test_optuna_samplers.py asks it once, in a smaller space.
+STEPS = {"gp": 9}
 
 Make = Callable[[], Proposer]
 
-#: Few enough knobs for the Gaussian process.
 SMALL = {
     "order": ["none", "prune>quantize", "quantize>prune", "prune>cluster"],
     "distillation": {"kind": "drop", "temperature": "drop", "weight": "drop"},
@@ -113,6 +113,8 @@ def test_nothing_twice_and_as_many_as_wanted(name: str, make: Make, sim: Simulat
 
 def test_a_history_from_elsewhere_is_no_hindrance(name: str, make: Make, sim: Simulator) -> None:
     """References outside of the space, other proposers' attributes, failures, repeats."""
+    if name == "gp":
+        pytest.skip("covered in test_optuna_samplers.py: a model of 25 trials takes a minute here")
     outside = simulate(3).random_trials(15, seed=3)
     repeats = [sim.trial(15 + i, outside[i].policy, repeat=1) for i in range(3)]
     inside = sim.random_trials(25, seed=4)

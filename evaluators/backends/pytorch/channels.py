@@ -122,6 +122,7 @@ def _coupled(
                 consumed = True
             elif isinstance(target, nn.modules.batchnorm._BatchNorm):
                 norms.append(other)
+                simple &= target.affine  # else nothing keeps a zeroed channel at zero
             elif other in layers and target is not module:
                 members.append(other)
                 # A concatenation gives shifted channels, a depthwise layer shares them: neither
@@ -133,7 +134,7 @@ def _coupled(
         if not consumed:
             why_kept = "its output channels are the network's output"
         elif not simple:
-            why_kept = "its output channels are tied to a grouped convolution or a concatenation"
+            why_kept = "its output channels are tied to a grouped layer, a concatenation or a plain norm"
         ordered = tuple(n for n in layers if n in members)
         found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), why_kept))
     return found

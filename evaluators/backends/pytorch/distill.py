@@ -9,10 +9,21 @@ from torch import Tensor, nn
 from evaluators.backends.pytorch.train import TrainingData
 from spaces import Distillation
 
-__all__ = ["AttentionMaps", "Teacher", "attention_loss", "distilled_loss", "softened_loss"]
+__all__ = [
+    "AttentionMaps",
+    "CannotDistill",
+    "Teacher",
+    "attention_loss",
+    "distilled_loss",
+    "softened_loss",
+]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 BATCH = 1000
+
+
+class CannotDistill(Exception):
+    """The network and its teacher have nothing this distillation could compare."""
 
 
 class Teacher:
@@ -29,9 +40,13 @@ class Teacher:
         """(batch,) training sample indices -> (batch, classes)."""
         if self._logits is None:
             inputs = self._data.split.inputs
-            parts = [self.network(self._data.prepare(x)).detach() for x in inputs.split(BATCH)]
+            parts = [self._of_batch(batch) for batch in inputs.split(BATCH)]
             self._logits = torch.cat(parts).float()
         return self._logits[indices]
+
+    def _of_batch(self, batch: Tensor) -> Tensor:
+        # A copy: a network that computes in place would change the stored samples.
+        return self.network(self._data.prepare(batch.clone())).detach()
 
 
 def softened_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -67,9 +82,15 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class AttentionMaps:
     """Collects the outputs of a network's convolutions during a forward pass."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Hook every Conv1d and Conv2d of the model."""
+    def __init__(self, model: nn.Module, training: bool) -> None:
+        """Hook every Conv1d and Conv2d of the model.
+
+        Args:
+            model: whose features are wanted.
+            training: in which mode; a student's audits, in eval mode, are not collected.
+        """
         self.features: list[Tensor] = []
+        self._training = training
         self._handles = [
             module.register_forward_hook(self._keep)
             for module in model.modules()
@@ -81,8 +102,9 @@ class AttentionMaps:
         """True for a network without convolutions."""
         return not self._handles
 
-    def _keep(self, _: nn.Module, __: object, output: Tensor) -> None:
-        self.features.append(output)
+    def _keep(self, module: nn.Module, _: object, output: Tensor) -> None:
+        if module.training == self._training:
+            self.features.append(output)
 
     def take(self) -> list[Tensor]:
         """The features since the last call."""
@@ -93,6 +115,7 @@ class AttentionMaps:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+        self.features = []
 
 
 def distilled_loss(
@@ -113,13 +136,35 @@ def distilled_loss(
 
     def loss(inputs: Tensor, outputs: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
         if maps is None:
-            imitation = softened_loss(outputs, teacher.logits(indices), distillation.temperature)
+            soft_targets = teacher.logits(indices)
+            _require_comparable(outputs, soft_targets)
+            imitation = softened_loss(outputs, soft_targets, distillation.temperature)
         else:
             student_maps = maps[0].take()
             with torch.no_grad():
                 teacher.network(inputs)
-            pairs = zip(student_maps, maps[1].take(), strict=True)
+            teacher_maps = maps[1].take()
+            _require_same_maps(student_maps, teacher_maps)
+            pairs = zip(student_maps, teacher_maps, strict=True)
             imitation = torch.stack([attention_loss(s, t) for s, t in pairs]).sum()
         return (1 - weight) * task(outputs, targets) + weight * imitation
 
     return loss
+
+
+def _require_comparable(outputs: Tensor, soft_targets: Tensor) -> None:
+    if outputs.dim() < 2 or outputs.shape[1] < 2:
+        shape = tuple(outputs.shape[1:])
+        raise CannotDistill(f"softened logits need 2 classes or more, but outputs have {shape}")
+    if outputs.shape != soft_targets.shape:
+        ours, theirs = tuple(outputs.shape[1:]), tuple(soft_targets.shape[1:])
+        raise CannotDistill(f"the network's outputs have shape {ours}, its teacher's {theirs}")
+
+
+def _require_same_maps(student: list[Tensor], teacher: list[Tensor]) -> None:
+    ours, theirs = ([tuple(x.shape[2:]) for x in maps] for maps in (student, teacher))
+    if ours != theirs:
+        raise CannotDistill(
+            "attention transfer needs feature maps of the same shapes, but the network has "
+            f"{ours} and its teacher {theirs}"
+        )

@@ -128,14 +128,14 @@ def _weight(layer: StudentLayer) -> Stored:
 def _codebook(entries: np.ndarray, constraint: WeightConstraint) -> Codebook:
     if constraint.grid is None:
         return FloatCodebook(entries, bits=16 if constraint.bits == 16 else 32)
-    levels = constraint.grid.levels(torch.from_numpy(entries)[None])[0]
-    return GridCodebook(levels.numpy().astype(np.int32), _floats(constraint.grid.scale))
+    grid = constraint.grid
+    levels = grid.levels(torch.from_numpy(entries)[None].to(grid.scale.device))[0]
+    return GridCodebook(levels.cpu().numpy().astype(np.int32), _floats(grid.scale))
 
 
 def _bias(layer: StudentLayer, constraint: BiasConstraint) -> Stored:
-    effective = layer.module.bias
-    assert isinstance(effective, Tensor)
-    return _stored(f"{layer.name}.bias", effective.detach(), layer.latent_bias.detach(), constraint)
+    latent = layer.latent_bias.detach()
+    return _stored(f"{layer.name}.bias", layer.effective_bias(), latent, constraint)
 
 
 def _stored(

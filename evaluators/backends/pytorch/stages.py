@@ -51,10 +51,10 @@ def _whole(layer: LayerPolicy) -> bool:
 
 def _prune_elements(student: Student, name: str, sparsity: float) -> None:
     layer = student.layers[name]
-    count = layer.latent.numel()
-    keep = np.ones(count, dtype=bool)
-    keep[layer.prune_order()[: round(sparsity * count)]] = False
-    student.set_mask(name, _like(keep, layer.latent))
+    latent = layer.latent.detach()
+    effective, hidden = _flat(layer.effective().abs()), _flat(latent.abs())
+    pruned = smallest(effective, hidden, round(sparsity * len(effective)))
+    student.set_mask(name, torch.from_numpy(~pruned).view(latent.shape).to(latent.device))
 
 
 def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> None:
@@ -68,14 +68,32 @@ def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> N
     assert isinstance(importance, Tensor)
     assert isinstance(latent, Tensor)
     count = len(importance)
-    order = np.lexsort((latent.cpu().numpy(), importance.cpu().numpy()))
-    keep = np.ones(count, dtype=bool)
-    keep[order[: min(round(sparsity * count), count - 1)]] = False
-    student.remove_channels(group, torch.from_numpy(keep).to(latent.device))
+    pruned = smallest(
+        _flat(importance), _flat(latent), min(round(sparsity * count), count - 1)
+    )
+    student.remove_channels(group, torch.from_numpy(~pruned).to(latent.device))
 
 
-def _like(keep: np.ndarray, latent: Tensor) -> Tensor:
-    return torch.from_numpy(keep.reshape(latent.shape)).to(latent.device)
+def smallest(effective: np.ndarray, latent: np.ndarray, count: int) -> np.ndarray:
+    """(n,), (n,) -> (n,) booleans, True for the `count` that go first.
+
+    The effective magnitude decides; after cluster or quantize many are equal, and the latent
+    magnitude says which of them the training pulls towards zero; then the position. The first of
+    `np.lexsort((latent, effective))`, without sorting what is far from the border.
+    """
+    if count == 0:
+        return np.zeros(len(effective), dtype=bool)
+    border = np.partition(effective, count - 1)[count - 1]
+    chosen: np.ndarray = effective < border
+    tied = np.flatnonzero(effective == border)
+    order = np.argsort(latent[tied], kind="stable")
+    chosen[tied[order[: count - int(chosen.sum())]]] = True
+    return chosen
+
+
+def _flat(values: Tensor) -> np.ndarray:
+    array: np.ndarray = values.flatten().cpu().numpy()
+    return array
 
 
 @torch.no_grad()
@@ -127,10 +145,10 @@ def quantize(student: Student, policy: Policy) -> None:
             _quantize_weight(layer, asked, policy)
         if asked.bias_bits < 32:
             assert layer.bias is not None
-            layer.bias.bits = asked.bias_bits
             if asked.bias_bits < 16:
-                bias = layer.latent_bias.detach()
-                layer.bias.grid = fit_grid(bias[None], asked.bias_bits, "symmetric", "tensor")
+                values = layer.effective_bias()[None]
+                layer.bias.grid = fit_grid(values, asked.bias_bits, "symmetric", "tensor")
+            layer.bias.bits = asked.bias_bits
 
 
 def _quantize_weight(layer: StudentLayer, asked: LayerPolicy, policy: Policy) -> None:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -58,15 +57,12 @@ class StudentLayer:
         assert isinstance(weight, Tensor)
         return weight.detach()
 
-    def prune_order(self) -> np.ndarray:
-        """Flat weight indices from the first to go to the last.
-
-        Effective magnitude decides; after cluster or quantize many are equal, and the latent
-        magnitude says which of them the training pulls towards zero.
-        """
-        effective = self.effective().abs().flatten().cpu().numpy()
-        latent = self.latent.detach().abs().flatten().cpu().numpy()
-        return np.lexsort((latent, effective))
+    @torch.no_grad()
+    def effective_bias(self) -> Tensor:
+        """As `effective`, of the bias, (channels,)."""
+        bias = self.module.bias
+        assert isinstance(bias, Tensor)
+        return bias.detach()
 
 
 class Student:
@@ -81,7 +77,7 @@ class Student:
         """
         names = compressible_layers(model)
         self.groups = groups
-        self.model = copy.deepcopy(model)
+        self.model = copy.deepcopy(model).eval()
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
         modules = dict(self.model.named_modules())
@@ -166,8 +162,7 @@ def policy_failure(policy: Policy, student: Student) -> Failure | None:
         if layer.pattern == "channel":
             group = student.group_of(name)
             if not group.removable:
-                reason = "its output channels reach the network's output or a grouped convolution"
-                return Failure(name, Stage.PRUNE, f"pattern channel: {reason}")
+                return Failure(name, Stage.PRUNE, f"pattern channel: {group.why_kept}")
             for other in group.layers:
                 twin = policy.layer(other)
                 if (twin.pattern, twin.sparsity) != (layer.pattern, layer.sparsity):
