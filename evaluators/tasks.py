@@ -46,7 +46,7 @@ def evaluate(identity: Identity, policy: Policy) -> Measurement | Failure:
     return _require_worker().evaluate(identity, policy)
 
 
-def score_test(sha256: str) -> tuple[float, float, int]:
+def score_test(sha256: str) -> tuple[float, float, int] | None:
     """See `Worker.score_test`."""
     return _require_worker().score_test(sha256)
 

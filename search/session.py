@@ -308,7 +308,6 @@ def drive(
     engine: Engine,
     observer: Observer,
     target: Target,
-    has_test: bool,
     timeout_s: float | None = None,
 ) -> Answer:
     """Go on with a study from wherever its record is to the end.
@@ -318,7 +317,6 @@ def drive(
         engine: configured with the study's context and profile.
         observer: is told.
         target: of the study.
-        has_test: whether the workload has a test split.
         timeout_s: no search trial starts after this long.
 
     Raises:
@@ -339,8 +337,5 @@ def drive(
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     run_search(record, engine, proposer, kept, observer, deadline_s)
     run_finalists(record, engine, kept, observer)
-    answer = answer_of(record)
-    if has_test:
-        score_on_test(record, engine, answer.front.members)
-        answer = answer_of(record)
-    return answer
+    score_on_test(record, engine, answer_of(record).front.members)
+    return answer_of(record)

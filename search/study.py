@@ -152,13 +152,19 @@ def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Obs
 
 
 def score_on_test(record: Record, engine: Engine, trials: Sequence[Trial]) -> None:
-    """Score kept files on the test split, each once for ever. No proposer ever sees the scores."""
+    """Score kept files on the test split, each once for ever. No proposer ever sees the scores.
+
+    A workload without a test split has none: the start of the study said so.
+    """
     known = record.test_scores()
     for trial in trials:
         measurement = trial.measurement
         if measurement is None or trial.identity.key in known:
             continue
-        metric, error, samples = engine.submit(tasks.score_test, measurement.sha256).result()
+        score = engine.submit(tasks.score_test, measurement.sha256).result()
+        if score is None:
+            return
+        metric, error, samples = score
         scores = {"metric": metric, "metric_se": error, "samples": samples}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
 

@@ -108,21 +108,6 @@ class Workload:
             if value is not None or name != "test":
                 object.__setattr__(self, name, as_split(name, value))
 
-    def split(self, name: str) -> Split:
-        """The split of that name.
-
-        Raises:
-            InvalidRequest: the workload has no test split.
-        """
-        found: Split | None = {
-            "train": self.train,
-            "validation": self.validation,
-            "test": self.test,
-        }[name]
-        if found is None:
-            raise InvalidRequest(f"workload {self.name} has no {name} split")
-        return found
-
     def fidelity(self, epochs: float) -> int:
         """Passes over the training split -> training samples."""
         return round(epochs * len(self.train))

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from evaluators import tasks
 from evaluators.cost.targets import load_target
-from evaluators.messages import Profiled
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
@@ -80,7 +79,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             record = Record.create(
                 location, prepared.spec, prepared.profiled.profile, prepared.space
             )
-            return _drive(record, engine, prepared.profiled, console, arguments)
+            return _drive(record, engine, console, arguments)
 
 
 def resume_command(arguments: argparse.Namespace) -> int:
@@ -99,8 +98,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
                 f"{len(record.finalists())} finalists",
                 highlight=False,
             )
-            profiled = _profiled_again(record)
-            return _drive(record, engine, profiled, console, arguments)
+            return _drive(record, engine, console, arguments)
 
 
 def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record:
@@ -114,26 +112,9 @@ def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record
     return Record.open(location, spec)
 
 
-def _profiled_again(record: Record) -> Profiled:
-    """A resumed study keeps its first profile: another would be another judge."""
-    spec = record.spec
-    return Profiled(
-        profile=record.profile,
-        metric=spec.metric,
-        backend="torch",
-        device=spec.device,
-        train_samples=0,
-        search_fidelity=spec.fidelity,
-        full_fidelity=spec.full_fidelity,
-        batch_size=0,
-        has_test=True,
-    )
-
-
 def _drive(
     record: Record,
     engine: Engine,
-    profiled: Profiled,
     console: Console,
     arguments: argparse.Namespace,
 ) -> int:
@@ -146,7 +127,7 @@ def _drive(
     with _closed_on_error(record):
         try:
             with Screen(console, record.judge, spec) as screen:
-                answer = drive(record, engine, screen, target, profiled.has_test, arguments.timeout)
+                answer = drive(record, engine, screen, target, arguments.timeout)
         except KeyboardInterrupt:
             engine.kill()
             return _interrupted(record, console)

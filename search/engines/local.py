@@ -178,7 +178,9 @@ class LocalEngine(Engine):
         with self._changed:
             self._closed = True
             while cancel_futures and self._waiting:
-                self._waiting.popleft().future.cancel()
+                task = self._waiting.popleft()
+                task.future.cancel()
+                task.future.set_running_or_notify_cancel()  # wakes those who wait for it
 
     def _retire(self) -> list[ProcessPoolExecutor]:
         """Once nothing more will be started, let every process end after its task."""

@@ -164,7 +164,7 @@ class OptunaProposer:
 
     def _derive_seed(self, *parts: int) -> int:
         text = "/".join(map(str, (self._name, self._seed, *parts)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def _sampler(self, seed: int) -> BaseSampler:
         """A new sampler: one that lived on would remember more than its arguments."""
@@ -173,12 +173,12 @@ class OptunaProposer:
             case "tpe":
                 return TPESampler(seed=seed, multivariate=False, constant_liar=True)
             case "nsga2" | "nsga3":
-                return _KnownSpace(self._genetic(seed), space)
+                return _KnownSpace(self._genetic(seed), space, RandomSampler(seed + 1))
             case "gp":
                 # It imports torch and scipy, which no other proposer needs.
                 from optuna.samplers import GPSampler  # noqa: PLC0415
 
-                return _KnownSpace(GPSampler(seed=seed), space)
+                return _KnownSpace(GPSampler(seed=seed), space, RandomSampler(seed + 1))
             case _:
                 return RandomSampler(seed=seed)
 
@@ -411,11 +411,19 @@ class _Scratch(InMemoryStorage):
 
 
 class _KnownSpace(BaseSampler):
-    """A sampler that is told its search space instead of inferring it from all trials."""
+    """A sampler that is told its search space instead of inferring it from all trials.
 
-    def __init__(self, sampler: BaseSampler, space: dict[str, BaseDistribution]) -> None:
+    It also draws what is not modelled (NSGA's mutations) from random numbers of its own. NSGA
+    seeds both of its generators alike: in its first proposal, and ours are all first ones, the
+    number that decides on crossover is also the mutated value. That cost 7 % of hypervolume.
+    """
+
+    def __init__(
+        self, sampler: BaseSampler, space: dict[str, BaseDistribution], random: RandomSampler
+    ) -> None:
         self._sampler = sampler
         self._space = space
+        self._random = random
 
     def infer_relative_search_space(
         self,
@@ -438,5 +446,5 @@ class _KnownSpace(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """As the sampler does."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        """Uniform."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)

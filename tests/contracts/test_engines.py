@@ -224,6 +224,7 @@ def test_a_waiting_task_can_be_cancelled(engine: Engine) -> None:
     assert waiting.cancel()
     assert not running[0].cancel()
     assert all(future.result() for future in running)
+    assert wait([waiting], timeout=10).done == {waiting}
     assert engine.submit(divide, 1, 1).result() == 1
 
 

@@ -1,5 +1,6 @@
 """8-bit activations: the input of each compressible layer is rounded to a per-tensor grid."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,10 @@ class ActivationGrid:
 
     scale: float
     zero_point: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale < math.inf and 0 <= self.zero_point <= 255):
+            raise ValueError(f"not an 8-bit grid: scale {self.scale}, zero point {self.zero_point}")
 
     def round(self, values: Tensor) -> Tensor:
         """The nearest value on the grid; gradient straight through inside the range."""
@@ -60,7 +65,7 @@ def calibrate(
 
     handles = [watch(name, module) for name, module in layers.items()]
     try:
-        model(batch)
+        model(batch.clone())
     finally:
         for handle in handles:
             handle.remove()

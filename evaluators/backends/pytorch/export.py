@@ -12,6 +12,7 @@ from evaluators.artifacts.packed import (
     Artifact,
     Codebook,
     CodebookTensor,
+    DamagedArtifact,
     FloatCodebook,
     FloatTensor,
     GridCodebook,
@@ -22,6 +23,7 @@ from evaluators.artifacts.packed import Tensor as Stored
 from evaluators.backends.pytorch.activations import ActivationGrid, add_activation_grid
 from evaluators.backends.pytorch.constraint import BiasConstraint, Grid, WeightConstraint
 from evaluators.backends.pytorch.student import Student, StudentLayer
+from spaces import InvalidRequest
 
 __all__ = ["artifact_of", "artifact_of_model", "load_artifact"]
 
@@ -62,33 +64,49 @@ def load_artifact(model: nn.Module, artifact: Artifact) -> nn.Module:
         artifact: decoded from a file.
 
     Raises:
-        RuntimeError: the artifact belongs to another architecture.
+        InvalidRequest: the artifact belongs to another architecture, or its activation grids
+            cannot be read.
     """
     loaded = copy.deepcopy(model).cpu().eval()
-    state = loaded.state_dict()
+    state = _plain_state(loaded)
     weights: Mapping[str, np.ndarray] = dense(artifact)
-    restored = {
-        name: torch.from_numpy(values.copy()).to(state[name].dtype) if name in state else values
-        for name, values in weights.items()
-    }
-    shaped = {
-        name: values.reshape(state[name].shape) if name in state else values
-        for name, values in restored.items()
-    }
-    loaded.load_state_dict(shaped)
-    grids = json.loads(artifact.attributes.get(ACTIVATIONS, "{}"))
+    for name in [*state, *weights]:
+        if name not in weights or name not in state:
+            where = "file" if name not in weights else "network"
+            raise InvalidRequest(f"the {where} has no tensor {name}")
+        ours, theirs = tuple(state[name].shape), weights[name].shape
+        if ours != theirs:
+            raise InvalidRequest(f"{name} has shape {theirs} in the file, {ours} in the network")
+    with torch.no_grad():
+        for name, values in state.items():
+            values.copy_(torch.from_numpy(weights[name]))
     modules = dict(loaded.named_modules())
-    for name, (scale, zero_point) in grids.items():
-        add_activation_grid(modules[name], ActivationGrid(float(scale), int(zero_point)))
+    for name, grid in _activation_grids(artifact.attributes.get(ACTIVATIONS, "{}")).items():
+        if name not in modules:
+            raise InvalidRequest(f"the network has no layer {name} to round the inputs of")
+        add_activation_grid(modules[name], grid)
     return loaded
+
+
+def _activation_grids(text: str) -> dict[str, ActivationGrid]:
+    """Reads an attribute of a file from anywhere: nothing in it is taken for granted."""
+    try:
+        return {
+            name: ActivationGrid(float(scale), int(zero_point))
+            for name, (scale, zero_point) in json.loads(text).items()
+        }
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedArtifact(f"attribute {ACTIVATIONS}: cannot be read: {error}") from None
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The state by its original names and without the constraints' own tensors.
 
-    A parametrized batch-norm's effective value stands under its original name.
+    A parametrized batch-norm's effective value stands under its original name; a parameter that
+    several modules share stands once, under its first name.
     """
     state: dict[str, Tensor] = {}
+    seen: set[int] = set()
     for prefix, module in model.named_modules():
         if ".parametrizations" in f".{prefix}":
             continue
@@ -96,8 +114,12 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
         names = [*module._parameters, *module._buffers, *getattr(module, "parametrizations", {})]
         for name in names:
             value = getattr(module, name)
-            if isinstance(value, Tensor) and name not in module._non_persistent_buffers_set:
+            if not isinstance(value, Tensor) or name in module._non_persistent_buffers_set:
+                continue
+            if id(value) not in seen:
                 state[dot + name] = value.detach()
+            if name in module._parameters:
+                seen.add(id(value))
     return state
 
 

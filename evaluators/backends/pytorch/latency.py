@@ -5,6 +5,7 @@ were pruned. Unstructured zeros and shared values make no kernel of torch faster
 """
 
 import fcntl
+import os
 import platform
 import tempfile
 import time
@@ -35,9 +36,17 @@ def device_name() -> str:
 def one_probe_at_a_time() -> Iterator[None]:
     """Parallel probes on one machine corrupt each other: a lock shared by all its processes."""
     path = Path(tempfile.gettempdir()) / "compression-search-latency.lock"
-    with path.open("a") as lock:
+    # Only opened for reading: another user of the machine may have made it, and a lock needs no
+    # more. O_CREAT on such a file is refused in a sticky folder, so it is only for the first.
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        lock = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 @torch.inference_mode()

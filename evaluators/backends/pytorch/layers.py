@@ -1,13 +1,22 @@
 """Which modules of a network can be compressed, and what a forward pass costs each of them."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from spaces import InvalidRequest
 
-__all__ = ["COMPRESSIBLE", "LayerShape", "compressible_layers", "excluded_modules", "trace_shapes"]
+__all__ = [
+    "COMPRESSIBLE",
+    "LayerShape",
+    "check_model",
+    "compressible_layers",
+    "excluded_modules",
+    "trace_shapes",
+]
 
 COMPRESSIBLE: dict[type[nn.Module], str] = {
     nn.Linear: "Linear",
@@ -26,23 +35,48 @@ class LayerShape:
     output_elements: int
 
 
+def check_model(model: nn.Module) -> None:
+    """Refuse what the stages and the files cannot hold.
+
+    Raises:
+        InvalidRequest: a parametrized module, or weights which are not float32.
+    """
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise InvalidRequest(
+                f"workload model: {name or 'the model'} is parametrized; fold its weight in with "
+                "torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+    for name, values in [*model.named_parameters(), *model.named_buffers()]:
+        if values.is_floating_point() and values.dtype != torch.float32:
+            raise InvalidRequest(
+                f"workload model must have float32 weights, but {name} is {values.dtype}; "
+                "call .float() on it"
+            )
+
+
 def compressible_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every Linear, Conv1d and Conv2d that owns its weight, in module order.
+    """Name -> module of every Linear, Conv1d and Conv2d that alone has its weight, in module order.
 
     Raises:
         InvalidRequest: there is none.
     """
     found: dict[str, nn.Module] = {}
-    owners: set[int] = set()
+    owners = Counter(
+        id(parameter)
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+    )
     for name, module in model.named_modules():
-        if type(module) in COMPRESSIBLE and id(module.weight) not in owners:
-            owners.add(id(module.weight))
+        # A constraint on one of two layers with one weight would not hold for the other.
+        if type(module) in COMPRESSIBLE and owners[id(module.weight)] == 1:
             found[name] = module
     if not found:
         kinds = ", ".join(COMPRESSIBLE.values())
         reasons = "; ".join(f"{n or 'the model'}: {why}" for n, why in excluded_modules(model, {}))
         raise InvalidRequest(
-            f"workload model has no layer that can be compressed ({kinds}); {reasons or 'no weights'}"
+            f"workload model has no layer that can be compressed ({kinds}); "
+            f"{reasons or 'it has no weights'}"
         )
     return found
 
@@ -56,7 +90,7 @@ def excluded_modules(model: nn.Module, layers: dict[str, nn.Module]) -> tuple[tu
         if isinstance(module, _NORMS):
             reason = "normalisation, kept as it is"
         elif type(module) in COMPRESSIBLE:
-            reason = "shares its weight with another layer, which is not supported yet"
+            reason = "its weight is shared with another layer, which is not supported yet"
         else:
             kind = type(module).__name__
             reason = f"{kind} layers are not supported yet, kept as they are"

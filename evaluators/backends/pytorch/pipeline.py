@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from evaluators.backends.pytorch import stages
 from evaluators.backends.pytorch.activations import calibrate
 from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.device import Precision
-from evaluators.backends.pytorch.distill import AttentionMaps, Loss, Teacher, distilled_loss
+from evaluators.backends.pytorch.distill import (
+    AttentionMaps,
+    CannotDistill,
+    Loss,
+    Teacher,
+    distilled_loss,
+)
 from evaluators.backends.pytorch.student import Student, policy_failure
 from evaluators.backends.pytorch.train import Diverged, TrainingData, fine_tune
 from evaluators.workloads.base import Workload
@@ -47,14 +54,15 @@ class Compressed:
     audit: tuple[StageAudit, ...]
 
 
-def stage_samples(total: int, count: int) -> list[int]:
+def stage_samples(total: int, count: int, batch_size: int) -> list[int]:
     """Training samples of each of `count` stages: a quarter each, the last also what is left.
 
-    Equal totals compare equal compute, however many stages a policy has.
+    Equal totals compare equal compute, however many stages a policy has; so the quarters are whole
+    batches, or rounding each stage to steps would give each count of stages another total.
     """
     if count == 0:
         return []
-    quarter = total // 4
+    quarter = total // 4 // batch_size * batch_size
     return [quarter] * (count - 1) + [total - quarter * (count - 1)]
 
 
@@ -91,26 +99,29 @@ def compress(
     run = _Run(workload, policy, student, teacher, data, precision)
     audits: list[StageAudit] = []
     prefix: list[object] = []
-    samples = stage_samples(seeds.fidelity, len(policy.order))
-    for stage, budget in zip(policy.order, samples, strict=True):
-        started = time.perf_counter()
-        prefix.append([stage.value, budget, _stage_knobs(policy, stage)])
-        try:
-            run.stage(stage, budget, seeds.of_stage(prefix))
-        except Diverged as error:
-            return Failure("", stage, str(error))
-        layers = student.audit()
-        audits.append(
-            StageAudit(
-                stage=stage.value,
-                samples=budget,
-                seconds=round(time.perf_counter() - started, 3),
-                metric=score(student.model),
-                layers=layers,
-                destroyed=_destroyed(policy, run.done, layers),
+    batch_size = min(workload.recipe.batch_size, len(data.split))
+    samples = stage_samples(seeds.fidelity, len(policy.order), batch_size)
+    try:
+        for stage, budget in zip(policy.order, samples, strict=True):
+            started = time.perf_counter()
+            prefix.append([stage.value, budget, _stage_knobs(policy, stage)])
+            try:
+                run.stage(stage, budget, seeds.of_stage(prefix))
+            except (CannotDistill, Diverged) as error:
+                return Failure("", stage, str(error))
+            layers = student.audit()
+            audits.append(
+                StageAudit(
+                    stage=stage.value,
+                    samples=budget,
+                    seconds=round(time.perf_counter() - started, 3),
+                    metric=score(student.model),
+                    layers=layers,
+                    destroyed=_destroyed(policy, run.done, student, layers),
+                )
             )
-        )
-    run.close()
+    finally:
+        run.close()
     return Compressed(student, tuple(audits))
 
 
@@ -180,17 +191,16 @@ class _Run:
         if self.policy.distillation.kind != "attention":
             return
         network = self.teacher.network
-        maps = AttentionMaps(self.student.model)
+        maps = AttentionMaps(self.student.model, training=True)
         if not isinstance(network, nn.Module) or maps.is_empty:
-            maps.close()
-            raise Diverged("attention transfer needs convolutions in the network and its teacher")
-        self._maps = (maps, AttentionMaps(network))
+            raise CannotDistill("attention transfer needs convolutions in network and teacher")
+        self._maps = (maps, AttentionMaps(network, training=False))
 
     def _loss(self) -> Loss:
         task = self.workload.loss
         if Stage.DISTILL in self.done:
             return distilled_loss(task, self.policy.distillation, self.teacher, self._maps)
-        return lambda inputs, outputs, targets, indices: task(outputs, targets)
+        return lambda _, outputs, targets, __: task(outputs, targets)
 
     def close(self) -> None:
         """Remove the hooks of attention transfer."""
@@ -213,14 +223,19 @@ def _stage_knobs(policy: Policy, stage: Stage) -> object:
             return [distillation.kind, distillation.temperature, distillation.weight]
 
 
-def _destroyed(policy: Policy, done: list[Stage], layers: dict[str, LayerAudit]) -> tuple[str, ...]:
+def _destroyed(
+    policy: Policy, done: list[Stage], student: Student, layers: dict[str, LayerAudit]
+) -> tuple[str, ...]:
     """What an earlier stage established and the weights no longer show; () when all is kept."""
     broken = []
     for name, asked in policy.layers:
-        audit = layers[name]
-        if Stage.PRUNE in done and asked.pattern == "element" and audit.sparsity < asked.sparsity:
-            # One weight of rounding is allowed: round(sparsity * count) weights are pruned.
-            if asked.sparsity - audit.sparsity > 1e-2:
+        audit, weight = layers[name], student.layers[name].latent
+        if Stage.PRUNE in done:
+            # What rounds to whole weights or channels, one of which always stays.
+            count = len(weight) if asked.pattern == "channel" else weight.numel()
+            pruned = math.floor(asked.sparsity * count)
+            least = min(pruned, count - 1) / count if asked.pattern == "channel" else pruned / count
+            if audit.sparsity < least - 1e-6:  # audits are rounded
                 broken.append(f"{name}: sparsity {audit.sparsity:.4f} of {asked.sparsity}")
         distinct = _most_distinct(policy, asked.clusters, asked.bits, done)
         if distinct is not None and audit.distinct_nonzero > distinct:
@@ -236,5 +251,5 @@ def _most_distinct(
         limits.append(clusters)
     per_tensor = policy.granularity == "tensor" or clusters is not None
     if bits < 16 and Stage.QUANTIZE in done and per_tensor:
-        limits.append(2**bits)
+        limits.append(2**bits - 1)  # one of the levels is zero
     return min(limits, default=None)

@@ -1,5 +1,6 @@
 """Makes the ModelProfile: shapes, weight quantiles, channel groups and the sensitivity scan."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -41,9 +42,9 @@ def layer_profiles(
 
     The scan sees TRAINING samples: the validation split is kept for judging trials.
     """
-    model = workload.model.eval()
+    model = copy.deepcopy(workload.model).eval()
     layers = compressible_layers(model)
-    sample = workload.prepare(workload.train.inputs[:1])
+    sample = workload.prepare(workload.train.inputs[:1].clone())
     shapes = trace_shapes(model, layers, sample)
     removable = {name for group in groups if group.removable for name in group.layers}
     excluded = excluded_modules(model, layers)

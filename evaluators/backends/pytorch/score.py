@@ -30,7 +30,8 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
     """
     scores = []
     for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
-        values = workload.score(model(workload.prepare(inputs)), targets)
+        # A copy: a network that computes in place would change the stored samples.
+        values = workload.score(model(workload.prepare(inputs.clone())), targets)
         if values.shape != targets.shape[:1]:
             raise InvalidRequest(
                 f"workload {workload.name}: score must give one number a sample, shape "
@@ -50,5 +51,6 @@ def task_loss(model: nn.Module, workload: Workload, split: Split) -> float:
     """The task loss (the workload's own, without distillation), averaged over a split."""
     total = 0.0
     for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
-        total += workload.loss(model(workload.prepare(inputs)), targets).item() * len(targets)
+        outputs = model(workload.prepare(inputs.clone()))
+        total += workload.loss(outputs, targets).item() * len(targets)
     return total / len(split)

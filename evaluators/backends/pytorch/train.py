@@ -17,7 +17,7 @@ CHECK_EVERY = 20
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss or a weight is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,23 @@ def fine_tune(
         model: changed in place; left in eval mode.
         data: where batches come from, in random order without replacement within a pass.
         recipe: batch size and learning rate.
-        samples: how many training samples to see; fewer than half a batch = no step.
+        samples: how many training samples to see, rounded to whole steps.
         loss: (inputs, outputs, targets, sample indices) -> scalar.
         before_step: called with (step, steps), e.g. to move a pruning schedule on.
         generator: of the sample order.
         precision: of the forward pass.
 
     Raises:
-        Diverged: the loss became NaN or infinite.
+        Diverged: the loss or a weight became NaN or infinite.
     """
-    steps = round(samples / recipe.batch_size)
+    batch_size = min(recipe.batch_size, len(data.split))
+    steps = round(samples / batch_size)
     if steps == 0:
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     scaler = torch.amp.GradScaler(precision.device, enabled=precision.scales_loss)
-    batches = _batches(len(data.split), recipe.batch_size, steps, generator)
+    batches = _batches(len(data.split), batch_size, steps, generator)
     model.train()
     for step, indices in enumerate(batches):
         before_step(step, steps)
@@ -91,6 +92,8 @@ def fine_tune(
         scaler.step(optimiser)
         scaler.update()
     model.eval()
+    if not all(bool(p.isfinite().all()) for p in parameters):
+        raise Diverged("a weight is no longer a finite number")
 
 
 def _require_finite(value: Tensor, step: int) -> None:
@@ -101,7 +104,6 @@ def _require_finite(value: Tensor, step: int) -> None:
 
 def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
     """`steps` index tensors; each pass over the data is a new permutation, tails dropped."""
-    batch_size = min(batch_size, count)
     batches: list[Tensor] = []
     while len(batches) < steps:
         order = torch.randperm(count, generator=generator)

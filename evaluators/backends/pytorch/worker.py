@@ -231,15 +231,17 @@ class Worker:
             device=self.device,
         )
 
-    def score_test(self, sha256: str) -> Score:
-        """The test metric of a kept file.
+    def score_test(self, sha256: str) -> Score | None:
+        """The test metric of a kept file; None without a test split.
 
         Raises:
-            InvalidRequest: no test split, no such file, or a damaged one.
+            InvalidRequest: no such file, or a damaged one.
         """
+        if self.workload.test is None:
+            return None
         data = self._read(self._path(sha256))
         model = load_artifact(self.workload.model, decode(data))
-        return evaluate(model, self.workload, self.workload.split("test"))
+        return evaluate(model, self.workload, self.workload.test)
 
     def verify(self, path: Path) -> Verified:
         """Decode any file and score it again on the validation split.
