@@ -57,12 +57,15 @@ def _check_values(asked: LayerPolicy, weight: np.ndarray, policy: Policy) -> lis
     if asked.bits < 16:
         whole = asked.clusters is not None or policy.granularity == "tensor"
         rows = [weight.ravel()] if whole else weight.reshape(len(weight), -1)
-        broken += [s for row in rows for s in _check_grid(row, asked.bits)][:1]
+        broken += [s for row in rows for s in _check_grid(row, asked.bits, policy.scheme)][:1]
     return broken
 
 
-def _check_grid(values: np.ndarray, bits: int) -> list[str]:
-    """Whether the values lie on one grid of 2^bits equally spaced levels through zero."""
+def _check_grid(values: np.ndarray, bits: int, scheme: str) -> list[str]:
+    """Whether the values lie on one grid of 2^bits equally spaced levels through zero.
+
+    A symmetric grid has no level on one side that the other lacks: 2^(bits - 1) - 1 on each.
+    """
     distinct = np.unique(values).astype(np.float64)
     if 0.0 not in distinct:
         distinct = np.append(distinct, 0.0)
@@ -76,11 +79,14 @@ def _check_grid(values: np.ndarray, bits: int) -> list[str]:
     for level in range(1, 2**bits):
         ratios = nonzero * level / smallest
         levels = np.round(ratios)
-        if levels.max(initial=0) - levels.min(initial=0) >= 2**bits:
+        low, high = min(levels.min(), 0), max(levels.max(), 0)
+        most = 2 ** (bits - 1) - 1 if scheme == "symmetric" else 2**bits - 1
+        if (max(high, -low) if scheme == "symmetric" else high - low) > most:
             break
-        if np.allclose(ratios, levels, rtol=0, atol=1e-3):
+        # A level of at most 255 and its float32 product are within 3e-5 of one another.
+        if np.allclose(ratios, levels, rtol=0, atol=1e-4):
             return []
-    return [f"the values lie on no grid of {2**bits} equally spaced levels"]
+    return [f"the values lie on no {scheme} grid of {2**bits} equally spaced levels"]
 
 
 def _check_bias(asked: LayerPolicy, bias: np.ndarray | None) -> list[str]:
@@ -89,4 +95,4 @@ def _check_bias(asked: LayerPolicy, bias: np.ndarray | None) -> list[str]:
     if asked.bias_bits == 16:
         exact = np.array_equal(bias, bias.astype(np.float16))
         return [] if exact else ["a bias is not half precision, bias_bits asks for 16"]
-    return [f"bias: {sentence}" for sentence in _check_grid(bias, asked.bias_bits)]
+    return [f"bias: {sentence}" for sentence in _check_grid(bias, asked.bias_bits, "symmetric")]

@@ -337,5 +337,5 @@ def drive(
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     run_search(record, engine, proposer, kept, observer, deadline_s)
     run_finalists(record, engine, kept, observer)
-    score_on_test(record, engine, answer_of(record).front.members)
+    score_on_test(record, engine, kept, observer, answer_of(record).front.members)
     return answer_of(record)

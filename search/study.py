@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from evaluators import tasks
 from search.engines import Engine
@@ -17,9 +17,12 @@ from search.kept import KeptFiles
 from search.progress import Progress, ProgressTracker
 from search.proposers.base import Proposer
 from search.record import Record
-from spaces import Failure, Identity, Measurement, Policy, Trial, WorkerLost
+from spaces import Failure, Identity, InvalidRequest, Measurement, Policy, Trial, WorkerLost
 
 __all__ = ["Job", "Observer", "run_finalists", "run_search", "score_on_test"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Seconds between two looks at the clock while nothing finishes.
 TICK_S = 0.5
@@ -84,9 +87,12 @@ def run_search(
     history = record.trials()
     tracker = ProgressTracker("search", spec.trials, record.judge, history)
 
+    def is_late() -> bool:
+        return deadline_s is not None and time.monotonic() > deadline_s
+
     def propose(running: Sequence[Job], count: int) -> list[Job]:
         left = spec.trials - len(history) - len(running)
-        if left <= 0 or (deadline_s is not None and time.monotonic() > deadline_s):
+        if left <= 0 or is_late():
             return []
         proposals = proposer.propose(history, [j.policy for j in running], min(count, left))
         keys = tuple(job.identity.key for job in running)
@@ -110,10 +116,9 @@ def run_search(
         observer.trial_finished(recorded, tracker.add(recorded))
 
     _pump(record, engine, propose, finished, observer, tracker)
-    if len(history) < spec.trials and deadline_s is None:
-        observer.notice(
-            f"the space has no more distinct policies to try: {len(history)} of {spec.trials}"
-        )
+    if len(history) < spec.trials:
+        reason = "the time is up" if is_late() else "the space has no more distinct policies to try"
+        observer.notice(f"{reason}: {len(history)} of {spec.trials} trials")
 
 
 def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Observer) -> None:
@@ -137,7 +142,8 @@ def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Obs
         for t in chosen
     ]
     waiting = [job for job in jobs if job.identity.key not in known]
-    tracker = ProgressTracker("finalists", len(jobs), record.judge, done)
+    # After a timeout and a resume, earlier finalists need not be among the chosen ones.
+    tracker = ProgressTracker("finalists", len(done) + len(waiting), record.judge, done)
 
     def next_jobs(_: Sequence[Job], count: int) -> list[Job]:
         taken, waiting[:] = waiting[:count], waiting[count:]
@@ -151,8 +157,10 @@ def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Obs
     _pump(record, engine, next_jobs, finished, observer, tracker)
 
 
-def score_on_test(record: Record, engine: Engine, trials: Sequence[Trial]) -> None:
-    """Score kept files on the test split, each once for ever. No proposer ever sees the scores.
+def score_on_test(
+    record: Record, engine: Engine, kept: KeptFiles, observer: Observer, trials: Sequence[Trial]
+) -> None:
+    """Score files on the test split, each once for ever. No proposer ever sees the scores.
 
     A workload without a test split has none: the start of the study said so.
     """
@@ -161,12 +169,27 @@ def score_on_test(record: Record, engine: Engine, trials: Sequence[Trial]) -> No
         measurement = trial.measurement
         if measurement is None or trial.identity.key in known:
             continue
-        score = engine.submit(tasks.score_test, measurement.sha256).result()
+        try:
+            if not kept.path(measurement.sha256).is_file():
+                _retried(engine, tasks.evaluate, trial.identity, trial.policy)
+            score = _retried(engine, tasks.score_test, measurement.sha256)
+        except (InvalidRequest, WorkerLost) as error:
+            # The search is done and recorded: what cannot be reported on must not undo that.
+            observer.notice(f"trial {trial.number} is not scored on the test split: {error}")
+            continue
         if score is None:
             return
         metric, error, samples = score
         scores = {"metric": metric, "metric_se": error, "samples": samples}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
+
+
+def _retried(engine: Engine, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A task's result; it runs once more if its worker dies."""
+    try:
+        return engine.submit(fn, *args, **kwargs).result()
+    except WorkerLost:
+        return engine.submit(fn, *args, **kwargs).result()
 
 
 def _pump(

@@ -6,6 +6,7 @@ from evaluators.cost.size import (
     LayerSize,
     SizeBand,
     SizeModel,
+    file_kind,
     predicted_bytes,
 )
 from evaluators.cost.targets import format_capabilities, list_targets, load_target
@@ -15,6 +16,7 @@ __all__ = [
     "LayerSize",
     "SizeBand",
     "SizeModel",
+    "file_kind",
     "format_capabilities",
     "layer_macs",
     "list_targets",

@@ -100,8 +100,9 @@ class Workload:
     teacher: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Module):
-            kind = type(self.model).__name__
+        model: object = self.model
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
             raise InvalidRequest(f"workload model must be a torch.nn.Module, but got {kind}")
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
@@ -116,6 +117,9 @@ class Workload:
 def as_split(name: str, value: object) -> Split:
     """Whatever a user gives as a split -> a `Split`.
 
+    float64, numpy's default, becomes float32; whole targets of any width become int64, which is
+    what torch's losses take.
+
     Raises:
         InvalidRequest: not a pair, of different lengths, or empty.
     """
@@ -126,8 +130,8 @@ def as_split(name: str, value: object) -> Split:
     elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         # A map-style dataset, e.g. torchvision's: read once, kept as tensors.
         pairs = [value[i] for i in range(len(value))]
-        inputs = torch.stack([torch.as_tensor(np.asarray(pair[0])) for pair in pairs])
-        split = Split(inputs, torch.as_tensor(np.asarray([pair[1] for pair in pairs])))
+        columns = ([_tensor(name, pair[i]) for pair in pairs] for i in (0, 1))
+        split = Split(*(torch.stack(column) if column else torch.empty(0) for column in columns))
     else:
         raise InvalidRequest(
             f"workload {name} must be a pair (inputs, targets) of tensors or arrays, or a dataset "
@@ -138,13 +142,16 @@ def as_split(name: str, value: object) -> Split:
             f"workload {name} must have as many inputs as targets and at least one, "
             f"but got {len(split.inputs)} and {len(split.targets)}"
         )
-    return split
+    inputs, targets = (
+        x.float() if x.dtype == torch.float64 else x for x in (split.inputs, split.targets)
+    )
+    return Split(inputs, targets if targets.is_floating_point() else targets.long())
 
 
 def _tensor(name: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        return torch.as_tensor(np.asarray(value))
+        return torch.tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"workload {name} cannot be made a tensor: {error}") from None

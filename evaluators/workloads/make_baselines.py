@@ -53,7 +53,7 @@ def train(name: str, seed: int = 0) -> tuple[torch.nn.Module, float, float]:
 def _accuracy(model: torch.nn.Module, split: Split) -> float:
     model.eval()
     hits = sum(
-        (model(_to_unit_floats(x)).argmax(1) == y).sum().item()
+        int((model(_to_unit_floats(x)).argmax(1) == y).sum())
         for x, y in zip(split.inputs.split(1000), split.targets.split(1000), strict=True)
     )
     return hits / len(split)

@@ -4,10 +4,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spaces import InvalidRequest, SearchError
 
@@ -19,6 +21,13 @@ __all__ = ["BUILT_IN", "DEFAULT_WORKLOAD", "BuiltIn", "check_name", "load_worklo
 DEFAULT_WORKLOAD = "lenet300-mnist"
 ENTRY_POINTS = "compression_search.workloads"
 OUR_PACKAGES = ("search", "spaces", "evaluators", "dashboards")
+#: Folders of Python, of installed packages and of ours.
+_NOT_THE_USERS = (
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
+    *(Path(__file__).parents[2] / name for name in OUR_PACKAGES),
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +84,31 @@ def load_workload(name: str) -> "Workload":
             returns something else than a Workload.
     """
     check_name(name)
+    if name in BUILT_IN:
+        module, _, function = BUILT_IN[name].function.partition(":")
+        return getattr(importlib.import_module(module), function)()  # type: ignore[no-any-return]
     if ":" in name:
         file, _, function = name.rpartition(":")
         make = _user_function(Path(file), function, name)
-    elif name in BUILT_IN:
-        module, _, function = BUILT_IN[name].function.partition(":")
-        make = getattr(importlib.import_module(module), function)
     else:
-        make = _plugins()[name].load()
-    return _call(make, name)
+        make = _run(_plugins()[name].load, f"importing workload {name}")
+    return _checked(_run(make, f"workload {name}"), name)
 
 
-def _call(make: Callable[[], object], name: str) -> "Workload":
+def _run(make: Callable[[], T], what: str) -> T:
+    """Run the user's code; whatever it raises becomes one message with its own line."""
+    try:
+        return make()
+    except SearchError as error:
+        raise InvalidRequest(f"{what}: {error}{_where(error)}") from error
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        raise InvalidRequest(f"{what} raised {kind}: {error}{_where(error)}") from error
+
+
+def _checked(workload: object, name: str) -> "Workload":
     from evaluators.workloads.base import Workload  # noqa: PLC0415 -- torch only when needed
 
-    try:
-        workload = make()
-    except SearchError:
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-        raise InvalidRequest(f"workload {name} raised {kind}: {error}{_where(error)}") from error
     if not isinstance(workload, Workload):
         kind = type(workload).__name__
         raise InvalidRequest(
@@ -115,15 +128,7 @@ def _user_function(path: Path, function: str, name: str) -> Callable[[], object]
     module = importlib.util.module_from_spec(spec)
     # Registered, so that classes defined in the file can be pickled and copied.
     sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SearchError:
-        raise
-    except (Exception, SystemExit) as error:
-        kind = type(error).__name__
-        raise InvalidRequest(
-            f"workload {name}: importing {path.name} raised {kind}: {error}{_where(error)}"
-        ) from error
+    _run(partial(spec.loader.exec_module, module), f"workload {name}: importing {path.name}")
     make = getattr(module, function, None)
     if not callable(make):
         raise InvalidRequest(f"workload {name}: {path.name} has no function {function!r}")
@@ -134,9 +139,9 @@ def _where(error: BaseException) -> str:
     """The line of the user's own file, which a message without a traceback would hide."""
     trace, line = error.__traceback__, ""
     while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if "site-packages" not in filename and filename != __file__ and "<frozen" not in filename:
-            line = f" ({Path(filename).name}, line {trace.tb_lineno})"
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in _NOT_THE_USERS):
+            line = f" ({file.name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return line
 

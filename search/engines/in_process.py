@@ -1,7 +1,9 @@
 """One task at a time, in this very process: for debugging and for tests."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import redirect_stdout
 from typing import Any, ParamSpec, TypeVar
 
 from search.engines.base import Engine
@@ -31,10 +33,13 @@ class InProcessEngine(Engine):
         """See `Engine.submit`. KeyboardInterrupt is not kept in the future: it goes up."""
         future: Future[Any] = Future()
         try:
-            if self._setup is not None:
-                self._setup()
-                self._setup = None
-            future.set_result(fn(*args, **kwargs))
+            # What a user's network prints must not mix with a result on stdout.
+            with redirect_stdout(sys.stderr):
+                if self._setup is not None:
+                    self._setup()
+                    self._setup = None
+                result = fn(*args, **kwargs)
+            future.set_result(result)
         except Exception as error:
             future.set_exception(error)
         return future

@@ -167,8 +167,10 @@ class LocalEngine(Engine):
         if wait:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting and self._is_idle)
-        for pool in self._retire():
-            pool.shutdown(wait=wait)
+        self._retire()
+        for pool in [*(slot.pool for slot in self._slots), *self._dead]:
+            if pool is not None:
+                pool.shutdown(wait=wait)
 
     @property
     def _is_idle(self) -> bool:
@@ -182,15 +184,14 @@ class LocalEngine(Engine):
                 task.future.cancel()
                 task.future.set_running_or_notify_cancel()  # wakes those who wait for it
 
-    def _retire(self) -> list[ProcessPoolExecutor]:
+    def _retire(self) -> None:
         """Once nothing more will be started, let every process end after its task."""
         with self._changed:
-            if not self._closed or self._waiting:
-                return []
-            pools = [slot.pool for slot in self._slots if slot.pool is not None] + self._dead
+            is_over = self._closed and not self._waiting
+            pools = [slot.pool for slot in self._slots if slot.pool is not None and is_over]
+        # Outside of our lock: an executor that breaks holds its own while it waits for ours.
         for pool in pools:
             pool.shutdown(wait=False)
-        return pools
 
 
 def _submit(slot: _Slot, sent: _Configuration | None, task: _Task) -> "Future[Any]":
@@ -211,6 +212,7 @@ def _submit(slot: _Slot, sent: _Configuration | None, task: _Task) -> "Future[An
 
 def _become_worker() -> None:
     """Runs first in a worker process."""
+    os.dup2(2, 1)  # what a user's network prints must not mix with a result on stdout
     threading.Thread(target=_die_with_driver, daemon=True, name="die-with-driver").start()
 
 

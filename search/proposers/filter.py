@@ -1,12 +1,15 @@
 """Refuses, untrained, only what finished trials say must exceed a budget."""
 
+import math
 from collections.abc import Sequence
 
-from evaluators.cost import CalibratedSize, SizeModel, modelled_latency
+from evaluators.cost import CalibratedSize, SizeModel, file_kind, modelled_latency
 from spaces import Judge, Policy, Target, Trial
 
 __all__ = ["BudgetFilter"]
 
+#: The ratios are medians: the latest trials are enough, and a proposal's cost stays bounded.
+LEARNS_FROM_TRIALS = 1000
 #: The modelled latency of the worker and of this process may differ in the last digits.
 _ROUNDING = 1e-9
 
@@ -24,14 +27,28 @@ class BudgetFilter:
         self._profile = judge.profile
         self._target = target
         self.model = SizeModel(judge.profile)
+        self._closed_form: dict[str, tuple[str, float]] = {}
         self.update(())
 
     def update(self, history: Sequence[Trial]) -> None:
         """Learn the ratios of a history, and forget any other."""
-        finished = [(t.policy, m) for t in history if (m := t.measurement) is not None]
-        self.size = CalibratedSize.fit(self.model, [(p, m.size_bytes) for p, m in finished])
+        size, download = [], []
+        for trial in history[-LEARNS_FROM_TRIALS:]:
+            if (measured := trial.measurement) is not None:
+                kind, predicted = self._predicted(trial.policy)
+                size.append((kind, math.log(measured.size_bytes / predicted)))
+                download.append((kind, math.log(measured.download_bytes / predicted)))
+        self.size = CalibratedSize(self.model, size)
         # In the target's own format a file weighs something else than its download form.
-        self.download = CalibratedSize.fit(self.model, [(p, m.download_bytes) for p, m in finished])
+        self.download = CalibratedSize(self.model, download)
+
+    def _predicted(self, policy: Policy) -> tuple[str, float]:
+        """Kind of file and closed form, computed once a policy: histories only grow."""
+        found = self._closed_form.get(policy.digest)
+        if found is None:
+            found = file_kind(self.model, policy), self.model.predict_bytes(policy)
+            self._closed_form[policy.digest] = found
+        return found
 
     def accept(self, policy: Policy) -> bool:
         """Whether the policy may keep the size, download and latency limits."""

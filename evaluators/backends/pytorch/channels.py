@@ -134,7 +134,7 @@ def _coupled(
         if not consumed:
             why_kept = "its output channels are the network's output"
         elif not simple:
-            why_kept = "its output channels are tied to a grouped layer, a concatenation or a plain norm"
+            why_kept = "its channels are tied to a grouped layer, a concatenation or a plain norm"
         ordered = tuple(n for n in layers if n in members)
         found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), why_kept))
     return found

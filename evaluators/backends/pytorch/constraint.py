@@ -40,9 +40,9 @@ class Grid:
     def round(self, values: Tensor) -> Tensor:
         """The nearest values on the grid, gradient passed straight through inside the range."""
         scale, low, high = (self._along(x, values) for x in (self.scale, self.low, self.high))
-        clipped = torch.minimum(torch.maximum(values, low * scale), high * scale)
+        clipped = values.clamp(low * scale, high * scale)
         rounded = torch.round(values.detach() / scale).clamp(low, high) * scale
-        return _StraightThrough.apply(clipped, rounded)  # type: ignore[no-any-return]
+        return _straight_through(clipped, rounded)
 
     def exact(self, values: Tensor) -> Tensor:
         """As `round`, without a gradient and with exactly the file's arithmetic."""
@@ -108,17 +108,21 @@ class _StraightThrough(torch.autograd.Function):
     """Forward: the rounded values, to the last bit. Backward: as if nothing was rounded."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, rounded: Tensor) -> Tensor:
+    def forward(_: Any, __: Tensor, rounded: Tensor) -> Tensor:
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 
+def _straight_through(values: Tensor, rounded: Tensor) -> Tensor:
+    result: Tensor = _StraightThrough.apply(values, rounded)  # type: ignore[no-untyped-call]
+    return result
+
+
 def _through_half(values: Tensor) -> Tensor:
-    half = values.detach().half().float()
-    return _StraightThrough.apply(values, half)  # type: ignore[no-any-return]
+    return _straight_through(values, values.detach().half().float())
 
 
 class WeightConstraint(nn.Module):
@@ -149,7 +153,9 @@ class WeightConstraint(nn.Module):
         """(weight shape) -> (weight shape)."""
         if self.centroids is not None:
             assert self.indices is not None
-            values = _Lookup.apply(latent, self.codebook(), self.indices)
+            values: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
+                latent, self.codebook(), self.indices
+            )
         else:
             values = self._stored(latent)
         return values if self.mask is None else values * self.mask
@@ -182,7 +188,7 @@ class _Lookup(torch.autograd.Function):
     """indices -> codebook values; gradient to the codebook (summed) and straight to the latent."""
 
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, codebook: Tensor, indices: Tensor) -> Tensor:
+    def forward(ctx: Any, _: Tensor, codebook: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.entries = len(codebook)
         table = torch.cat([codebook.new_zeros(1), codebook])

@@ -34,7 +34,7 @@ class Precision:
 
 
 def choose_device(requested: str, cuda_available: bool) -> str:
-    """ "cpu" or "cuda".
+    """The name to give to torch: "cpu" or "cuda".
 
     Raises:
         InvalidRequest: an unknown name, or "cuda" where there is none.

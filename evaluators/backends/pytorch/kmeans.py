@@ -22,12 +22,14 @@ def initial_centroids(
     """
     match init:
         case "linear":
-            return np.linspace(ordered[0], ordered[-1], clusters)
+            return np.linspace(float(ordered[0]), float(ordered[-1]), clusters)
         case "density":
-            return np.quantile(ordered, (np.arange(clusters) + 0.5) / clusters)
+            ranks = (np.arange(clusters) + 0.5) / clusters
+            return np.asarray(np.quantile(ordered, ranks))
         case "random":
             chosen = rng.choice(len(ordered), size=clusters, replace=len(ordered) < clusters)
-            return np.sort(ordered[chosen])
+            drawn: np.ndarray = np.sort(ordered[chosen])
+            return drawn
     raise ValueError(f"init must be linear, density or random, but got {init!r}")
 
 

@@ -61,16 +61,17 @@ def compressible_layers(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         InvalidRequest: there is none.
     """
-    found: dict[str, nn.Module] = {}
     owners = Counter(
         id(parameter)
         for module in model.modules()
         for parameter in module.parameters(recurse=False)
     )
-    for name, module in model.named_modules():
+    found = {
+        name: module
+        for name, module in model.named_modules()
         # A constraint on one of two layers with one weight would not hold for the other.
-        if type(module) in COMPRESSIBLE and owners[id(module.weight)] == 1:
-            found[name] = module
+        if type(module) in COMPRESSIBLE and owners[id(module.weight)] == 1
+    }
     if not found:
         kinds = ", ".join(COMPRESSIBLE.values())
         reasons = "; ".join(f"{n or 'the model'}: {why}" for n, why in excluded_modules(model, {}))

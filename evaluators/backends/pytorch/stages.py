@@ -68,9 +68,7 @@ def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> N
     assert isinstance(importance, Tensor)
     assert isinstance(latent, Tensor)
     count = len(importance)
-    pruned = smallest(
-        _flat(importance), _flat(latent), min(round(sparsity * count), count - 1)
-    )
+    pruned = smallest(_flat(importance), _flat(latent), min(round(sparsity * count), count - 1))
     student.remove_channels(group, torch.from_numpy(~pruned).to(latent.device))
 
 

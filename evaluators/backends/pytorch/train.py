@@ -88,7 +88,7 @@ def fine_tune(
             value = loss(inputs, model(inputs), targets, chosen)
         if step % CHECK_EVERY == 0 or step == steps - 1:
             _require_finite(value, step)
-        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(value).backward()
         scaler.step(optimiser)
         scaler.update()
     model.eval()

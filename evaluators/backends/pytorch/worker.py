@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
 from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.latency import measure_ms, measure_relative
-from evaluators.backends.pytorch.layers import compressible_layers
+from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
 from evaluators.backends.pytorch.score import Score, evaluate
@@ -61,6 +62,7 @@ class Written:
     """A file on disk, and what its decoder gave back."""
 
     path: Path
+    is_new: bool
     sha256: str
     size_bytes: int
     ledger: tuple[LedgerLine, ...]
@@ -77,12 +79,14 @@ class Worker:
         Raises:
             InvalidRequest: either cannot be had.
         """
-        # One thread: results do not depend on how a sum was split, and workers do not compete.
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
         self.context = context
         self.target = load_target(context.target)
         self.workload = load_workload(context.workload)
+        check_model(self.workload.model)
+        # One thread: results do not depend on how a sum was split, and workers do not compete.
+        # After the user's code, which may have set it too.
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
         cuda = torch.cuda.is_available()
         self.device = choose_device(context.device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
@@ -103,8 +107,10 @@ class Worker:
     @cached_property
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Which output channels are coupled."""
-        model = self.workload.model
-        return channel_groups(model, compressible_layers(model), self._sample())
+        model, sample = self.workload.model, self._sample()
+        layers = compressible_layers(model)
+        trace_shapes(model, layers, sample)  # refuses a layer that takes no part
+        return channel_groups(model, layers, sample)
 
     @cached_property
     def data(self) -> TrainingData:
@@ -204,16 +210,15 @@ class Worker:
                 written = self._write(compressed.student)
             broken = broken_constraints(policy, written.weights)
             if broken:
-                self._discard(written)
+                if written.is_new:
+                    written.path.unlink()
                 return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
             with clock("score"):
                 score = evaluate(written.model, self.workload, self.workload.validation)
             with clock("latency"):
                 latency = self._latency(policy, compressed, written)
-        except (StudyBroken, KeyboardInterrupt):
+        except StudyBroken:
             raise
-        except OSError as error:
-            raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
         except Exception as error:
             return Failure("", "evaluate", f"{type(error).__name__}: {error}")
         return Measurement(
@@ -250,13 +255,13 @@ class Worker:
             InvalidRequest: a damaged file, or one of another architecture.
         """
         data = self._read(path)
-        artifact = decode(data)
         try:
-            model = load_artifact(self.workload.model, artifact)
-        except (RuntimeError, KeyError) as error:
-            first = str(error).splitlines()[0]
+            model = load_artifact(self.workload.model, decode(data))
+        except DamagedArtifact as error:
+            raise InvalidRequest(f"{path}: {error}") from None
+        except InvalidRequest as error:
             raise InvalidRequest(
-                f"{path}: its tensors are not those of workload {self.workload.name}: {first}"
+                f"{path}: its tensors are not those of workload {self.workload.name}: {error}"
             ) from None
         metric, error_bar, samples = evaluate(model, self.workload, self.workload.validation)
         digest = hashlib.sha256(data).hexdigest()
@@ -267,28 +272,40 @@ class Worker:
         encoded = encode(artifact_of(student))
         sha256 = hashlib.sha256(encoded.data).hexdigest()
         path = self._path(sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The final name appears only once the bytes are whole, whenever this process dies.
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(encoded.data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        is_new = not path.exists()
+        self._store(path, encoded.data)
         data = self._read(path)
         artifact = decode(data)
         weights = dense(artifact)
         for layer in student.layers.values():
-            effective = layer.effective().cpu().numpy()
-            if not np.array_equal(weights[f"{layer.name}.weight"], effective):
-                raise DamagedArtifact(f"{layer.name}: the file's weights are not the network's")
+            effective = {f"{layer.name}.weight": layer.effective()}
+            if layer.bias is not None:
+                effective[f"{layer.name}.bias"] = layer.effective_bias()
+            for name, values in effective.items():
+                if not np.array_equal(weights[name], values.cpu().numpy()):
+                    raise DamagedArtifact(f"{name}: the file's values are not the network's")
         lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in encoded.ledger)
         model = load_artifact(self.workload.model, artifact)
-        return Written(path, sha256, path.stat().st_size, lines, dict(weights), model)
+        return Written(path, is_new, sha256, path.stat().st_size, lines, dict(weights), model)
+
+    def _store(self, path: Path, data: bytes) -> None:
+        """Write so that the final name appears only with whole bytes, whenever this process dies.
+
+        Raises:
+            StudyBroken: the folder cannot be written to.
+        """
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
 
     def _path(self, sha256: str) -> Path:
         return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
@@ -300,12 +317,8 @@ class Worker:
         except OSError as error:
             raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
-    @staticmethod
-    def _discard(written: Written) -> None:
-        written.path.unlink(missing_ok=True)
-
     def _sample(self) -> torch.Tensor:
-        return self.workload.prepare(self.workload.validation.inputs[:1])
+        return self.workload.prepare(self.workload.validation.inputs[:1].clone())
 
     def _latency(self, policy: Policy, compressed: Compressed, written: Written) -> Latency:
         if not self.target.is_this_machine:
@@ -338,18 +351,16 @@ def _dead_channels(
     policy: Policy, student: Student, weights: dict[str, np.ndarray]
 ) -> dict[str, list[int]]:
     """First layer of each channel-pruned group -> its all-zero output channels."""
-    dead = {}
+    dead: dict[str, list[int]] = {}
     for group in student.groups:
         if any(policy.layer(name).pattern == "channel" for name in group.layers):
-            weight = weights[f"{group.layers[0]}.weight"]
-            zero = (weight.reshape(len(weight), -1) == 0).all(axis=1)
-            # Every layer of a group lost the same channels; one may have lost more by chance.
-            for name in group.layers[1:]:
-                other = weights[f"{name}.weight"]
-                zero &= (other.reshape(len(other), -1) == 0).all(axis=1)
-            bias = weights.get(f"{group.layers[0]}.bias")
-            if bias is not None:
-                zero &= bias == 0
+            # Every layer of a group lost the same channels, with its bias and the norms behind
+            # it; rounding may have emptied more of one of them, which changes nothing elsewhere.
+            names = [f"{m}.{p}" for m in (*group.layers, *group.norms) for p in ("weight", "bias")]
+            tensors = [weights[name] for name in names if name in weights]
+            rows = [(tensor.reshape(len(tensor), -1) == 0).all(axis=1) for tensor in tensors]
+            zero = np.logical_and.reduce(rows)
+            zero[-1] &= not zero.all()  # a layer without any channel cannot run
             dead[group.layers[0]] = np.flatnonzero(zero).tolist()
     return dead
 
@@ -370,5 +381,6 @@ def _forward(run: Callable[[], T]) -> T:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InvalidRequest(
-            f"workload: the network, loss or score fails on the data: {type(error).__name__}: {error}"
+            "workload: the network, loss or score fails on the data: "
+            f"{type(error).__name__}: {error}"
         ) from error

@@ -10,27 +10,33 @@ import numpy as np
 import optuna
 import pytest
 
-from search._optuna_space import distributions, params_of, policy_of
+from search._optuna_space import distributions, params_of, vector_of
 from search.proposers import optuna_samplers
 from search.proposers.optuna_samplers import SAMPLERS, OptunaProposer
-from spaces import InvalidRequest, Policy, Trial
+from spaces import Budget, InvalidRequest, Policy, Trial
 from tests.simulator import Simulator, simulate
 
 GENERATION = "NSGAIISampler:generation"
 
 
 def driven(
-    sim: Simulator, name: str, count: int, *, seed: int = 0, rebuilt: bool = False
+    sim: Simulator,
+    name: str,
+    count: int,
+    *,
+    seed: int = 0,
+    rebuilt: bool = False,
+    keep: bool = True,
 ) -> list[Trial]:
+    """A study with one trial at a time; `rebuilt` after every trial, `keep` the attributes."""
     proposer = OptunaProposer(name, sim.space, sim.judge, seed)
     history: list[Trial] = []
     for number in range(count):
         if rebuilt:
             proposer = OptunaProposer(name, sim.space, sim.judge, seed)
         (proposal,) = proposer.propose(history, [], 1)
-        history.append(
-            sim.trial(number, proposal.policy, sampler_attrs=proposal.sampler_attrs, seen=number)
-        )
+        attributes = proposal.sampler_attrs if keep else {}
+        history.append(sim.trial(number, proposal.policy, sampler_attrs=attributes))
     return history
 
 
@@ -46,7 +52,7 @@ def native_nsga2(sim: Simulator, count: int, seed: int) -> list[Trial]:
     found: dict[str, Trial] = {}
     while len(found) < count:
         asked = study.ask(known)
-        policy = policy_of(sim.space, asked.params)
+        policy = sim.space.decode(vector_of(sim.space, asked.params))
         trial = found.setdefault(policy.digest, sim.trial(len(found), policy))
         assert trial.measurement
         for key, excess in sim.judge.violations(trial.measurement).items():
@@ -56,29 +62,32 @@ def native_nsga2(sim: Simulator, count: int, seed: int) -> list[Trial]:
 
 
 def front_quality(sim: Simulator, trials: Sequence[Trial]) -> float:
-    """Hypervolume within a wide budget, so that 300 evaluations fill it well."""
     return sim.judge.hypervolume(trials)
 
 
 @pytest.fixture(scope="module")
 def wide() -> list[Simulator]:
-    """Networks whose budget a third of random policies keeps."""
-    from spaces import Budget
-
+    """Networks with a budget that leaves much room, so that 240 evaluations show differences."""
     budget = Budget(size_bytes=200_000, max_drop=0.3)
-    return [simulate(3, seed=seed, budget=budget) for seed in range(6)]
+    return [simulate(3, seed=seed, budget=budget) for seed in range(8)]
 
 
 def test_rebuilt_nsga2_is_as_good_as_native(wide: list[Simulator]) -> None:
-    """Six networks, 240 evaluations: 12 generations. Within the noise of the seeds."""
+    """240 evaluations are 12 generations. Equal within the noise of the seeds; random is far off."""
     native = np.array([front_quality(s, native_nsga2(s, 240, s.seed)) for s in wide])
     ours = np.array([front_quality(s, driven(s, "nsga2", 240, seed=s.seed)) for s in wide])
     blind = np.array([front_quality(s, driven(s, "random", 240, seed=s.seed)) for s in wide])
-    spread = np.std(np.log(ours / native), ddof=1) / np.sqrt(len(wide))
-    assert np.log(ours / native).mean() > -2 * spread
-    # What a rebuilt sampler without generations would be: random search.
-    assert (ours > blind).mean() > 0.5
-    assert ours.mean() > 1.05 * blind.mean()
+    ratios = np.log(ours / native)
+    assert ratios.mean() > -2 * ratios.std(ddof=1) / np.sqrt(len(wide))
+    assert ratios.mean() > -0.06
+    assert np.log(ours / blind).mean() > 0.1
+
+
+def test_nsga2_without_its_attributes_is_worse(wide: list[Simulator]) -> None:
+    """Why they are in the record: idle knobs are inherited, and a policy does not show them."""
+    kept = [front_quality(s, driven(s, "nsga2", 240, seed=s.seed)) for s in wide]
+    lost = [front_quality(s, driven(s, "nsga2", 240, seed=s.seed, keep=False)) for s in wide]
+    assert np.log(np.array(lost) / np.array(kept)).mean() < -0.02
 
 
 def test_a_resumed_nsga2_is_the_same_as_one_that_never_stopped(wide: list[Simulator]) -> None:
@@ -91,7 +100,6 @@ def test_generations_travel_with_the_trials() -> None:
     history = driven(simulate(3), "nsga2", 3 * optuna_samplers.POPULATION)
     generations = [trial.sampler_attrs[GENERATION] for trial in history]
     expected = [g for g in range(3) for _ in range(optuna_samplers.POPULATION)]
-    # The generation of a trial whose sampler only repeated known policies is not recorded.
     assert generations == expected
 
 

@@ -1,0 +1,1 @@
+"""Measurements taken on purpose: `make bench`. Results, with machine and date, are in results/."""

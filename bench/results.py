@@ -1,0 +1,92 @@
+"""How every bench writes its results: NAME.json for programs, NAME.md for people."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_results"]
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "optuna", "torch", "numba")
+
+
+def write_results(
+    name: str,
+    title: str,
+    command: str,
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write and print one table.
+
+    Args:
+        name: of the files.
+        title: of the table.
+        command: makes it again.
+        rows: the same keys in each; units in the keys.
+        notes: sentences a reader needs.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    about = {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "load_1min": round(os.getloadavg()[0], 1),
+        },
+        "versions": {"python": platform.python_version(), **versions},
+    }
+    data = {"title": title, **about, "notes": list(notes), "rows": [dict(row) for row in rows]}
+    (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    table = _markdown(rows)
+    machine = about["machine"]
+    assert isinstance(machine, dict)
+    described = (
+        f"{machine['cores']} cores, {machine['cpu']}, load {machine['load_1min']} at the end"
+    )
+    shown = ", ".join(
+        f"{key} {value}" for key, value in {"python": platform.python_version(), **versions}.items()
+    )
+    page = [
+        f"# {title}",
+        "",
+        f"`{command}`, {about['date']}: {described}; {shown}.",
+        "",
+        *table,
+        "",
+        *(f"- {note}" for note in notes),
+    ]
+    (FOLDER / f"{name}.md").write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
+    print("\n".join(page))
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return ["no rows"]
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    return lines + ["| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in rows]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")

@@ -1,0 +1,135 @@
+"""Tiny trained networks on learnable synthetic data: one evaluation takes a fraction of a second.
+
+Used by name, as a user's own file would be: `networks.name("mlp")` is "…/tests/networks.py:mlp".
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evaluators.workloads.base import Recipe, Split, Workload
+from spaces import Metric
+
+CLASSES = 4
+TRAIN, VALIDATION, TEST = 320, 200, 80
+BATCH = 20
+
+
+def name(function: str) -> str:
+    """What `--workload` would be given."""
+    return f"{__file__}:{function}"
+
+
+@lru_cache
+def images(seed: int = 0) -> tuple[Split, Split, Split]:
+    """Noisy (1, 8, 8) pictures of four prototypes; learnable, but not to the last sample."""
+    generator = torch.Generator().manual_seed(seed)
+    count = TRAIN + VALIDATION + TEST
+    prototypes = torch.rand(CLASSES, 1, 8, 8, generator=generator)
+    targets = torch.randint(CLASSES, (count,), generator=generator)
+    noise = torch.randn(count, 1, 8, 8, generator=generator)
+    parts = (TRAIN, VALIDATION, TEST)
+    inputs = prototypes[targets] + 0.5 * noise
+    splits = zip(inputs.split(parts), targets.split(parts), strict=True)
+    train, validation, test = (Split(x, y) for x, y in splits)
+    return train, validation, test
+
+
+@lru_cache
+def trained(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network after 120 steps; the same weights every time."""
+    train = images()[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for step in range(120):
+            batch = slice(step * 40 % TRAIN, step * 40 % TRAIN + 40)
+            loss = F.cross_entropy(model(train.inputs[batch]), train.targets[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return model.eval()
+
+
+def make_mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 4)
+    )
+
+
+def make_conv() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 4)
+    )
+
+
+class Residual(nn.Module):
+    """Conv, norm, then conv, norm and conv, norm beside a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.inner, self.inner_norm = nn.Conv2d(8, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.outer, self.outer_norm = nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        trunk = F.max_pool2d(F.relu(self.stem_norm(self.stem(images))), 2)
+        branch = self.outer_norm(self.outer(F.relu(self.inner_norm(self.inner(trunk)))))
+        return self.head(F.max_pool2d(F.relu(trunk + branch), 2).flatten(1))
+
+
+def workload(model: nn.Module, **changes: Any) -> Workload:
+    """The synthetic task for any network that takes (1, 8, 8) pictures."""
+    train, validation, test = images()
+    given: dict[str, Any] = {
+        "name": "tiny",
+        "model": model,
+        "train": train,
+        "validation": validation,
+        "test": test,
+        "recipe": Recipe(batch_size=BATCH, learning_rate=2e-3),
+    }
+    return Workload(**(given | changes))
+
+
+def mlp() -> Workload:
+    return workload(trained(make_mlp))
+
+
+def conv() -> Workload:
+    return workload(trained(make_conv))
+
+
+def residual() -> Workload:
+    return workload(trained(Residual))
+
+
+def regression() -> Workload:
+    """Predict the mean brightness; an error in lumens, smaller is better."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1))
+    splits = [Split(s.inputs, s.inputs.mean(dim=(1, 2, 3))[:, None]) for s in images()]
+    return workload(
+        model,
+        train=splits[0],
+        validation=splits[1],
+        test=None,
+        metric=Metric("error", "lm", higher_is_better=False),
+        score=lambda outputs, targets: (outputs - targets).abs().squeeze(1),
+        loss=F.mse_loss,
+    )
+
+
+def dropout() -> Workload:
+    """Given in training mode, as a careless user would."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 4)
+    )
+    return workload(model.train())
