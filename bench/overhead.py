@@ -154,7 +154,7 @@ def main() -> None:
         rows,
         [
             "`propose`: one proposal with that many finished trials.",
-            "`loop and record`: a turn of the loop, the record's write and a random proposal in it.",
+            "`loop and record`: a turn of the loop with a random proposal and the record's write.",
             f"`gp` is not run beyond {GP_LIMIT} trials: Optuna's GPSampler then needs minutes.",
             "An evaluation on LeNet-300-100 takes 2 to 3 seconds, so 1 % of it is 25 ms.",
         ],

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -100,6 +101,8 @@ def read_database(url: str) -> BaseStorage:
 
 def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     try:
+        if is_reader and not _has_tables(url):
+            raise StorageMissing("holds no studies yet")
         database = RDBStorage(url, skip_table_creation=is_reader)
     except ImportError as error:
         reason = f"its driver is not installed ({error.name or _first_line(error)})"
@@ -109,6 +112,14 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     except optuna.exceptions.StorageInternalError as error:
         raise StorageUnreadable(_first_line(error.__cause__ or error)) from None
     return get_storage(database), database
+
+
+def _has_tables(url: str) -> bool:
+    engine = create_engine(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
 
 
 def study_names(storage: BaseStorage) -> list[str]:

@@ -117,4 +117,4 @@ def _root(storage: str) -> Path:
 
 
 def _shown(storage: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)

@@ -66,6 +66,10 @@ _MAY_CHANGE = ("trials",)
 #: The keys of `Judge.violations`.
 _CONSTRAINTS = ("size_bytes", "download_bytes", "latency_ms", "metric")
 
+#: How Optuna kept constraints before 5.0. optuna-dashboard 0.21 looks at no others, and would draw
+#: every trial as feasible. Optuna 5 reads both: each excess counted twice changes no comparison.
+_OLD_CONSTRAINTS = "constraints"
+
 _SPEC, _PROFILE, _SPACE, _FORMAT = "spec", "profile", "space", "format_version"
 _DRIVER, _TEST_PREFIX, _TRIAL = "driver", "test:", "trial"
 
@@ -402,7 +406,7 @@ class Record(RecordReader):
             distributions=self._distributions if params else {},
             constraints=violations,
             user_attrs=attributes,
-            system_attrs=dict(trial.sampler_attrs),
+            system_attrs={**trial.sampler_attrs, _OLD_CONSTRAINTS: list(violations.values())},
         )
         frozen.datetime_start = _local(trial.finished_at - seconds)
         frozen.datetime_complete = _local(trial.finished_at)

@@ -173,9 +173,9 @@ def score_on_test(
             if not kept.path(measurement.sha256).is_file():
                 _retried(engine, tasks.evaluate, trial.identity, trial.policy)
             score = _retried(engine, tasks.score_test, measurement.sha256)
-        except (InvalidRequest, WorkerLost) as error:
+        except (InvalidRequest, WorkerLost) as refusal:
             # The search is done and recorded: what cannot be reported on must not undo that.
-            observer.notice(f"trial {trial.number} is not scored on the test split: {error}")
+            observer.notice(f"trial {trial.number} is not scored on the test split: {refusal}")
             continue
         if score is None:
             return

@@ -5,9 +5,9 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 import sys
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ def export_command(arguments: argparse.Namespace) -> int:
     spec = record.spec
     name = trial_name(trial, spec.full_fidelity, spec.fidelity).replace("@", "-")
     out = Path(arguments.out or f"{spec.name}-{name}.{spec.artifact_format}")
-    manifest = export_trial(record, trial, out)
+    try:
+        manifest = export_trial(record, trial, out)
+    except OSError as error:
+        raise InvalidRequest(f"--out {out}: cannot be written: {error.strerror}") from None
     if arguments.json:
         sys.stdout.write(json.dumps({"file": str(out), **manifest}) + "\n")
     else:
@@ -55,14 +58,14 @@ def export_command(arguments: argparse.Namespace) -> int:
 def _picked(record: RecordReader, which: str) -> Trial:
     front: Front = answer_of(record).front
     if which not in ("best", "smallest", "fastest"):
-        trial = find_trial(record, which)
+        trial = find_trial(record, which, "--pick")
         if trial.measurement is None:
             raise InvalidRequest(f"--pick {which}: that trial failed: {trial.outcome}")
         return trial
     if not front.members or front.pick is None:
         raise InvalidRequest(
-            f"--pick {which}: nothing in {record.spec.name} is within the budget; name a trial "
-            "(`search front` lists the nearest)"
+            f"--pick {which}: nothing in {record.spec.name} is within the budget; pick a trial by "
+            "its number (`search front` lists the nearest)"
         )
     if which == "best":
         return front.pick
@@ -78,43 +81,42 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
         The manifest.
 
     Raises:
-        InvalidRequest: `out` cannot be written.
-        StudyBroken: the file made again is not the one that was measured.
+        OSError: `out` cannot be written.
+        StudyBroken: the file is not the one that was measured.
     """
     values, spec = trial.measurement, record.spec
     assert values is not None
     kept = KeptFiles(record.judge, record.location.artifacts_dir, spec.artifact_format)
     source = kept.path(values.sha256)
-    was_kept = source.is_file()
-    if not was_kept:
-        _make_again(record, trial)
-    manifest = _manifest(record, trial)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out)
-        manifest_path(out).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"--out {out}: cannot be written: {error.strerror}") from None
-    finally:
-        if not was_kept:
-            source.unlink(missing_ok=True)
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    data = source.read_bytes() if source.is_file() else _made_again(record, trial)
+    digest = hashlib.sha256(data).hexdigest()
     if digest != values.sha256:
-        raise StudyBroken(f"{source} was changed after it was measured: its sha256 is {digest}")
+        raise StudyBroken(
+            f"{source} was changed after it was measured: its sha256 is {digest}; remove it, and "
+            "it is made again"
+        )
+    manifest = _manifest(record, trial)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(data)
+    manifest_path(out).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
-def _make_again(record: RecordReader, trial: Trial) -> None:
+def _made_again(record: RecordReader, trial: Trial) -> bytes:
+    """A trial's file from its identity. Not among the kept ones: a driver may be at work there."""
     assert trial.measurement is not None
     engine = InProcessEngine()
-    engine.configure(tasks.setup, worker_context(record.spec, record.location, record.profile))
-    outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
-    sha256 = getattr(outcome, "sha256", None)
-    if sha256 != trial.measurement.sha256:
-        raise StudyBroken(
-            f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
-            "machine or these library versions compute differently from those that measured it"
-        )
+    context = worker_context(record.spec, record.location, record.profile)
+    with tempfile.TemporaryDirectory(prefix="search-export-") as folder:
+        engine.configure(tasks.setup, replace(context, artifacts_dir=folder))
+        outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
+        sha256 = getattr(outcome, "sha256", None)
+        if sha256 == trial.measurement.sha256:
+            return next(Path(folder).glob(f"{sha256}.*")).read_bytes()
+    raise StudyBroken(
+        f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
+        "machine or these library versions compute differently from those that measured it"
+    )
 
 
 def _manifest(record: RecordReader, trial: Trial) -> dict[str, Any]:
@@ -164,8 +166,8 @@ def verify_command(arguments: argparse.Namespace) -> int:
     engine = InProcessEngine()
     context = WorkerContext(
         workload=arguments.workload or manifest["workload"],
-        target=manifest.get("target", "host"),
-        artifact_format=manifest.get("format", "packed"),
+        target="host",  # none is needed: nothing is timed
+        artifact_format="packed",
         artifacts_dir=str(file.parent),
         device="cpu",
     )
@@ -189,8 +191,9 @@ def verify_command(arguments: argparse.Namespace) -> int:
             sys.stdout.write(
                 f"{name}: the manifest says {checks[name][1]}, it is {checks[name][0]}\n"
             )
+        name = metric.get("name", "metric")
         sys.stdout.write(
-            f"{file}: {found.size_bytes:,} bytes, {metric.get('name', 'metric')} {found.metric:.6g} "
+            f"{file}: {found.size_bytes:,} bytes, {name} {found.metric:.6g} "
             f"± {found.metric_se:.2g} on {found.metric_samples:,} validation samples; "
             f"{'DIFFERS from its manifest' if wrong else verdict}\n"
         )
@@ -211,4 +214,6 @@ def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:
         raise InvalidRequest(f"verify: {beside} cannot be read: {error}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("workload"), str):
         raise InvalidRequest(f"verify: {beside} is not a manifest: it names no workload")
+    if not isinstance(manifest.get("metric", {}), dict):
+        raise InvalidRequest(f"verify: {beside} is not a manifest: its metric is no table")
     return manifest

@@ -12,9 +12,8 @@ from evaluators import tasks
 from evaluators.cost.targets import list_targets, load_target
 from evaluators.messages import WorkerContext
 from evaluators.workloads.registry import BUILT_IN, DEFAULT_WORKLOAD, check_name
-from search.cli.run import read_restrictions
+from search.cli.run import open_engine, read_restrictions
 from search.cli.screen import make_console
-from search.engines import LocalEngine
 from search.session import capabilities_of
 from spaces import Target, build_space
 
@@ -34,7 +33,7 @@ def space_command(arguments: argparse.Namespace) -> int:
     target = load_target(arguments.target)
     restrictions = read_restrictions(arguments.space)
     context = WorkerContext(arguments.workload, arguments.target, target.artifact_format, "")
-    with LocalEngine(1) as engine:
+    with open_engine("local", 1) as engine:
         engine.configure(tasks.setup, context)
         profiled = engine.submit(tasks.make_profile).result()
     capabilities, removed = capabilities_of(profiled.profile, target, fidelity=1)

@@ -6,6 +6,7 @@ Imports nothing heavy: `search --help` must answer at once. Exit codes: 0 done, 
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -265,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     module, function = _COMMANDS[parsed.command]
     try:
-        return int(getattr(importlib.import_module(module), function)(parsed))
+        code = int(getattr(importlib.import_module(module), function)(parsed))
+        sys.stdout.flush()
     except SearchError as error:
         sys.stderr.write(f"search: error: {error}\n")
         return EXIT_INVALID if isinstance(error, InvalidRequest) else EXIT_BROKEN
@@ -274,9 +276,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        sys.stderr.write("search: interrupted\n")
         return EXIT_INTERRUPTED
+    return code
 
 
 def run() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a star still gets its table.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(main())

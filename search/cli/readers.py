@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search.cli.screen import front_table, make_console, print_answer, trial_details
-from search.cli.text import trial_name
+from search.cli.text import storage_flag, trial_name
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import Answer, answer_of
@@ -32,20 +32,27 @@ def open_reader(storage: str, study: str | None) -> RecordReader:
     return RecordReader.open(StudyLocation(storage, study))
 
 
-def find_trial(record: RecordReader, text: str) -> Trial:
+def find_trial(record: RecordReader, text: str, what: str = "trial") -> Trial:
     """`"17"` or `"3@full"` -> the trial.
+
+    Args:
+        record: the study's.
+        text: as the user wrote it.
+        what: the argument that messages name.
 
     Raises:
         InvalidRequest: another form, or no such trial.
     """
-    match = re.fullmatch(r"#?(\d+)(@full)?", text)
+    match = re.fullmatch(r"#?([0-9]{1,9})(@full)?", text)
     if match is None:
-        raise InvalidRequest(f"trial must be a number such as 17, or 3@full, but got {text!r}")
+        known = "best, smallest, fastest, " if what == "--pick" else ""
+        raise InvalidRequest(f"{what} must be {known}a number as 17, or 3@full, but got {text!r}")
     trials = record.finalists() if match[2] else record.trials()
     number = int(match[1])
     if number >= len(trials):
-        what = "finalists" if match[2] else "trials"
-        raise InvalidRequest(f"trial {text}: {record.spec.name} has {len(trials)} {what}, from 0")
+        kind = "finalists" if match[2] else "trials"
+        last = f"0 to {len(trials) - 1}" if trials else "none yet"
+        raise InvalidRequest(f"{what} {text}: {record.spec.name} has {kind} {last}")
     return trials[number]
 
 
@@ -113,6 +120,8 @@ def front_command(arguments: argparse.Namespace) -> int:
     if arguments.at != "answer":
         at_full = arguments.at == "full"
         trials = record.finalists() if at_full else record.trials()
+        if at_full and not trials:
+            raise InvalidRequest(f"--at full: {spec.name} has no finalists yet")
         fidelity = spec.full_fidelity if at_full else spec.fidelity
         front = Front.of(trials, judge, fidelity)
         certificate = None if front.members else Certificate.of(trials, judge, fidelity)
@@ -137,7 +146,8 @@ def show_command(arguments: argparse.Namespace) -> int:
     trial_details(make_console(), trial, record.judge, title)
     scores = record.test_scores().get(trial.identity.key)
     if scores:
-        make_console().print(f"test {record.judge.metric.format(scores['metric'])}")
+        shown = record.judge.metric.format(scores["metric"])
+        make_console().print(f"\n{shown} on the test split", highlight=False)
     return 0
 
 
@@ -145,7 +155,10 @@ def report_command(arguments: argparse.Namespace) -> int:
     """`search report`."""
     record = open_reader(arguments.storage, arguments.study)
     path = Path(arguments.out) if arguments.out else record.location.folder / "report.html"
-    written = write_study_report(record, path)
+    try:
+        written = write_study_report(record, path)
+    except OSError as error:
+        raise InvalidRequest(f"--out {path}: cannot be written: {error.strerror}") from None
     if arguments.json:
         sys.stdout.write(json.dumps({"report": str(written)}) + "\n")
     else:
@@ -157,13 +170,13 @@ def write_study_report(record: RecordReader, path: Path) -> Path:
     """Write the HTML report of what a record holds.
 
     Raises:
-        InvalidRequest: the file cannot be written.
+        OSError: the file cannot be written.
     """
     from dashboards.report import ReportInput, write_report  # noqa: PLC0415 -- pandas and plotly
 
     spec = record.spec
     name, storage = spec.name, record.location.storage
-    where = "" if storage == "search-runs" else f" --storage {storage}"
+    where = storage_flag(storage)
     commands = (
         ("Export the pick", f"search export --study {name}{where} --pick best"),
         ("Look at a trial", f"search show 0 --study {name}{where}"),
@@ -179,9 +192,6 @@ def write_study_report(record: RecordReader, path: Path) -> Path:
         notes=(),
         commands=commands,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_report(path, report)
-    except OSError as error:
-        raise InvalidRequest(f"--out {path}: cannot be written: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(path, report)
     return path

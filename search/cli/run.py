@@ -4,10 +4,13 @@ import argparse
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,10 +27,17 @@ from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
 from search.cli.screen import Screen, make_console, print_answer, print_prepared
-from search.cli.text import bytes_text, duration_text, layer_text, order_text
+from search.cli.text import (
+    bytes_text,
+    duration_text,
+    layer_text,
+    order_text,
+    storage_flag,
+    trial_name,
+)
 from search.engines import ENGINES, Engine
 from search.location import StudyLocation
-from search.record import Record
+from search.record import Record, RecordReader
 from search.session import (
     Answer,
     Prepared,
@@ -41,7 +51,7 @@ from search.session import (
 )
 from spaces import InvalidRequest, StudyBroken
 
-__all__ = ["read_restrictions", "resume_command", "run_command"]
+__all__ = ["open_engine", "read_restrictions", "resume_command", "run_command"]
 
 MOST_DEFAULT_WORKERS = 8
 DRY_RUN_POLICIES = 12
@@ -68,27 +78,24 @@ def run_command(arguments: argparse.Namespace) -> int:
         restrictions=read_restrictions(arguments.space),
     )
     load_target(request.target)  # a typing error should not wait for a worker
-    with _engine(arguments) as engine:
+    with _interrupts(), open_engine(arguments.engine, arguments.workers) as engine:
         with console.status("a worker scores the baseline and scans its layers"):
             prepared = prepare(request, engine, location)
         print_prepared(console, prepared)
         _warn_of_arithmetic(console, prepared)
         if arguments.dry_run:
             return _dry_run(prepared, as_json=arguments.json)
-        with _interrupts():
-            record = Record.create(
-                location, prepared.spec, prepared.profiled.profile, prepared.space
-            )
-            return _drive(record, engine, console, arguments)
+        record = Record.create(location, prepared.spec, prepared.profiled.profile, prepared.space)
+        return _drive(record, engine, console, arguments)
 
 
 def resume_command(arguments: argparse.Namespace) -> int:
     """Go on with a study."""
     console = make_console(stderr=True)
     location = _known_location(arguments)
-    with _interrupts():
+    with _interrupts(), open_engine(arguments.engine, arguments.workers) as engine:
         record = Record.open(location)
-        with _closed_on_error(record), _engine(arguments) as engine:
+        with _closed_on_error(record):
             if arguments.trials is not None:
                 record = _with_trials(record, location, arguments.trials)
             spec = record.spec
@@ -139,24 +146,38 @@ def _drive(
 def _present(record: Record, answer: Answer, *, as_json: bool) -> int:
     spec, location = record.spec, record.location
     out = make_console(stderr=as_json)
+    trials, where = record.trials(), storage_flag(location.storage)
+    if trials and not any(trial.measurement for trial in trials):
+        reasons = Counter(str(trial.outcome) for trial in trials)
+        reason, times = reasons.most_common(1)[0]
+        raise StudyBroken(
+            f"every one of the {len(trials)} trials failed; {times} of them with: {reason} "
+            f"(`search show 0 --study {spec.name}{where}` shows one, `search report` all)"
+        )
     print_answer(out, answer, spec)
-    if not any(trial.measurement for trial in record.trials()):
-        raise StudyBroken(f"every trial failed; `search report {spec.name}` groups the reasons")
     exported: Path | None = None
-    if answer.front.pick is not None:
-        exported = location.folder / f"best.{spec.artifact_format}"
-        export_trial(record, answer.front.pick, exported)
-    report = write_study_report(record, location.folder / "report.html")
+    try:
+        if answer.front.pick is not None:
+            exported = location.folder / f"best.{spec.artifact_format}"
+            export_trial(record, answer.front.pick, exported)
+        report = write_study_report(record, location.folder / "report.html")
+    except OSError as error:
+        raise StudyBroken(
+            f"cannot write to {location.folder}: {error.strerror}; the record is intact, so repair "
+            "the cause and use `search export` and `search report`"
+        ) from None
     out.print(f"\n[bold]report[/]    {escape(str(report))}", highlight=False, soft_wrap=True)
     if exported is not None:
         out.print(f"[bold]file[/]      {escape(str(exported))}", highlight=False, soft_wrap=True)
-        where = "" if location.storage == "search-runs" else f" --storage {location.storage}"
-        out.print(
-            f"[dim]next: search verify {exported} | search front {spec.name}{where} | "
-            f"search show {answer.front.pick.number if answer.front.pick else 0}{where}[/]",
-            highlight=False,
-            soft_wrap=True,
+        assert answer.front.pick is not None
+        pick = trial_name(answer.front.pick, spec.full_fidelity, spec.fidelity)
+        commands = (
+            f"search verify {shlex.quote(str(exported))}",
+            f"search front {spec.name}{where}",
+            f"search show {pick} --study {spec.name}{where}",
         )
+        for title, command in zip(("next", "", ""), commands, strict=True):
+            out.print(f"[dim]{title:<9} {escape(command)}[/]", highlight=False, soft_wrap=True)
     if as_json:
         result = answer_json(record, answer)
         result |= {"report": str(report), "file": str(exported) if exported else None}
@@ -173,8 +194,8 @@ def _interrupted(record: Record, console: Console) -> int:
     answer = answer_of(record)
     if answer.front.members:
         print_answer(console, answer, spec)
-    where = "" if location.storage == "search-runs" else f" --storage {location.storage}"
-    console.print(f"\ngo on with: search resume {spec.name}{where}", highlight=False)
+    command = f"search resume {spec.name}{storage_flag(location.storage)}"
+    console.print(f"\ngo on with: {escape(command)}", highlight=False, soft_wrap=True)
     return EXIT_INTERRUPTED
 
 
@@ -254,14 +275,27 @@ def read_restrictions(path: str | None) -> Mapping[str, Any]:
 
 def _new_location(arguments: argparse.Namespace) -> StudyLocation:
     if arguments.study is not None:
-        return StudyLocation(arguments.storage, arguments.study)
+        location = StudyLocation(arguments.storage, arguments.study)
+        _refuse_existing(location)
+        return location
     stem = Path(arguments.workload.rpartition(":")[0] or arguments.workload).stem
     target = Path(arguments.target).stem
-    base = "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{stem}-{target}")
-    base = base.lstrip("._-")[:80] or "study"
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{target}").lstrip("._-")[:80] or "study"
     known = set(StudyLocation.list_studies(arguments.storage))
     name = next(n for i in itertools.count(1) if (n := f"{base}-{i}") not in known)
     return StudyLocation(arguments.storage, name)
+
+
+def _refuse_existing(location: StudyLocation) -> None:
+    """The record refuses it too, but only after a worker has made the profile."""
+    try:
+        RecordReader.open(location)
+    except InvalidRequest:  # there is none, or one whose making was cut short
+        return
+    raise InvalidRequest(
+        f"--study {location.study}: exists already in {location.place}; `search resume` goes on "
+        "with it, or choose another name"
+    )
 
 
 def _known_location(arguments: argparse.Namespace) -> StudyLocation:
@@ -271,13 +305,16 @@ def _known_location(arguments: argparse.Namespace) -> StudyLocation:
 
 
 @contextmanager
-def _engine(arguments: argparse.Namespace) -> Iterator[Engine]:
-    if arguments.engine == "in-process" and (arguments.workers or 1) != 1:
-        raise InvalidRequest(
-            f"--workers must be 1 with --engine in-process, but got {arguments.workers}"
-        )
-    default = 1 if arguments.engine == "in-process" else min(MOST_DEFAULT_WORKERS, _cores())
-    engine = ENGINES[arguments.engine](arguments.workers or default)
+def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
+    """An engine whose workers end with the block, at once if it is left by an error or Ctrl-C.
+
+    Raises:
+        InvalidRequest: this engine cannot have so many workers.
+    """
+    if name == "in-process" and (workers or 1) != 1:
+        raise InvalidRequest(f"--workers must be 1 with --engine in-process, but got {workers}")
+    default = 1 if name == "in-process" else min(MOST_DEFAULT_WORKERS, _cores())
+    engine = ENGINES[name](workers or default)
     try:
         yield engine
     except BaseException:

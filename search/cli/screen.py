@@ -40,10 +40,16 @@ __all__ = [
 LOG_WIDTH = 120
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`search front | head`: `main` decides what it means, not rich's exit code 1."""
+        raise BrokenPipeError
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for the tables in a log."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
+    console = _Console(stderr=stderr)
+    return console if console.is_terminal else _Console(stderr=stderr, width=LOG_WIDTH)
 
 
 def measured(trial: Trial) -> Measurement:
@@ -218,10 +224,10 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
 
 def print_certificate(console: Console, certificate: Certificate, judge: Judge) -> None:
     """Why nothing met the budget, and what could be had."""
-    console.print(f"\n[bold red]Budget not met[/]: {escape(budget_text(judge))}", highlight=False)
     if certificate.closest is None:
-        console.print("No trial finished, so nothing is known of what could be had.")
+        console.print("\nNo trial has given a network yet, so there is no front.")
         return
+    console.print(f"\n[bold red]Budget not met[/]: {escape(budget_text(judge))}", highlight=False)
     values = measured(certificate.closest)
     over = ", ".join(_excess_text(k, v, judge) for k, v in certificate.excess.items())
     console.print(

@@ -1,5 +1,8 @@
 """How values are written for people: one way everywhere."""
 
+import shlex
+
+from search.location import DEFAULT_STORAGE
 from spaces import BYTES_PER_KB, Failure, Judge, Measurement, Metric, Policy, Trial, format_order
 
 __all__ = [
@@ -10,6 +13,8 @@ __all__ = [
     "layer_text",
     "metric_text",
     "order_text",
+    "outcome_text",
+    "storage_flag",
     "trial_name",
 ]
 
@@ -72,6 +77,11 @@ def trial_name(trial: Trial, full_fidelity: int, search_fidelity: int) -> str:
     """`"17"`, or `"3@full"` of a finalist; what `search show` takes."""
     is_full = trial.identity.fidelity == full_fidelity != search_fidelity
     return f"{trial.number}@full" if is_full else str(trial.number)
+
+
+def storage_flag(storage: str) -> str:
+    """What a command needs to find a study again: `" --storage runs"`, "" for the default."""
+    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
 
 
 def budget_text(judge: Judge) -> str:

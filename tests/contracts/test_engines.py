@@ -33,7 +33,7 @@ def engine(name: str) -> Iterator[Engine]:
     made.kill()
 
 
-# Tasks: an engine sends them by name ---------------------------------------------------------------
+# Tasks: an engine sends them by name -------------------------------------------------------------
 
 _setups: list[object] = []
 

@@ -113,11 +113,9 @@ def test_nothing_twice_and_as_many_as_wanted(name: str, make: Make, sim: Simulat
 
 def test_a_history_from_elsewhere_is_no_hindrance(name: str, make: Make, sim: Simulator) -> None:
     """References outside of the space, other proposers' attributes, failures, repeats."""
-    if name == "gp":
-        pytest.skip("covered in test_optuna_samplers.py: a model of 25 trials takes a minute here")
     outside = simulate(3).random_trials(15, seed=3)
     repeats = [sim.trial(15 + i, outside[i].policy, repeat=1) for i in range(3)]
-    inside = sim.random_trials(25, seed=4)
+    inside = sim.random_trials(STEPS.get(name, 25), seed=4)
     foreign = [
         sim.trial(18 + i, t.policy, sampler_attrs={"NSGAIISampler:generation": 999, "other": [1]})
         for i, t in enumerate(inside)

@@ -82,6 +82,8 @@ def test_studies_of_a_database(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/runs.db"
     assert StudyLocation.list_studies(storage) == []
     assert list(tmp_path.iterdir()) == []  # looking does not make one
+    (tmp_path / "runs.db").touch()
+    assert StudyLocation.list_studies(storage) == []
     for name in ("b", "a"):
         make(storage, name)
     assert StudyLocation.list_studies(storage) == ["a", "b"]

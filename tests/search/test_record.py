@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -106,9 +107,13 @@ def test_optuna_loads_it(location: StudyLocation, sim: Simulator) -> None:
         measurement.size_bytes,
         measurement.latency.median_ms,
     ]
-    assert good.constraints == pytest.approx(sim.judge.violations(measurement))
-    assert {tuple(sorted(t.constraints)) for t in study.trials} == {
-        ("download_bytes", "latency_ms", "metric", "size_bytes")
+    violations = sim.judge.violations(measurement)
+    assert {k: good.constraints[k] for k in violations} == pytest.approx(violations)
+    # Those of optuna-dashboard have no names, only positions.
+    positions = {str(i): excess for i, excess in enumerate(violations.values())}
+    assert {k: good.constraints[k] for k in positions} == pytest.approx(positions)
+    assert {frozenset(t.constraints) for t in study.trials} == {
+        frozenset(violations) | frozenset(positions)
     }
     assert good.params["order"] in sim.space.knob("order").choices
     assert isinstance(good.params["fc2:sparsity"], int)
@@ -270,17 +275,19 @@ def test_a_study_half_made_is_no_study_and_can_be_made(
     location: StudyLocation, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if killed after each write of its making."""
-    for attributes in range(4):
+    set_attribute = optuna.Study.set_user_attr
+    left = 0
+
+    def dies(study: optuna.Study, key: str, value: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        set_attribute(study, key, value)
+
+    for attributes in range(5):  # finalists_of, spec, profile, space, format_version
+        left = attributes
         place = StudyLocation(location.storage, f"sim{attributes}")
-        set_attribute = optuna.Study.set_user_attr
-        left = [attributes]
-
-        def dies(study: optuna.Study, key: str, value: object) -> None:
-            if not left[0]:
-                raise KeyboardInterrupt
-            left[0] -= 1
-            set_attribute(study, key, value)
-
         part = simulate(3, study=place.study)
         with monkeypatch.context() as patch:
             patch.setattr(optuna.Study, "set_user_attr", dies)
@@ -310,7 +317,9 @@ def test_trials_from_elsewhere_are_refused(journal: StudyLocation, sim: Simulato
 # Nothing lost ------------------------------------------------------------------------------------
 
 
-def test_cut_at_every_byte_of_the_last_record(journal: StudyLocation, sim: Simulator) -> None:
+def test_cut_at_every_byte_of_the_last_record(
+    journal: StudyLocation, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A crash may leave any prefix of the last line; the line before is never touched."""
     first, second, third = sim.random_trials(3)
     with create(journal, sim) as record:
@@ -319,13 +328,18 @@ def test_cut_at_every_byte_of_the_last_record(journal: StudyLocation, sim: Simul
         record.append(second)
         content = journal.journal_path.read_bytes()
         end = len(content)
-    torn = journal.folder / "record.journal.torn"
-    for cut in range(whole, end):
-        journal.journal_path.write_bytes(content[:cut])
-        torn.unlink(missing_ok=True)
-        assert bool(trim_torn_tail(journal.journal_path)) == (cut > whole)
-        assert journal.journal_path.read_bytes() == content[:whole]
-        assert not torn.exists() or torn.read_bytes() == content[whole:cut] + b"\n"
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # 10,000 times would take a minute
+    in_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None) as folder:
+        copy = Path(folder) / "record.journal"
+        torn = Path(folder) / "record.journal.torn"
+        for cut in range(whole, end):
+            copy.write_bytes(content[:cut])
+            torn.unlink(missing_ok=True)
+            assert bool(trim_torn_tail(copy)) == (cut > whole)
+            assert copy.read_bytes() == content[:whole]
+            assert not torn.exists() or torn.read_bytes() == content[whole:cut] + b"\n"
+    # Every cut ends in the same bytes, so a few of them are opened.
     for cut in (*range(whole, end, 997), whole + 1, end - 1):
         journal.journal_path.write_bytes(content[:cut])
         assert RecordReader.open(journal).trials() == [first]
@@ -377,7 +391,7 @@ def test_a_journal_damaged_in_the_middle_is_reported(
 def test_a_stale_lock_is_removed(journal: StudyLocation, sim: Simulator) -> None:
     create(journal, sim).close()
     lock = journal.folder / "record.journal.lock"
-    os.symlink(journal.journal_path, lock)
+    lock.symlink_to(journal.journal_path)
     os.utime(lock, (1, 1), follow_symlinks=False)
     start_s = time.monotonic()
     with Record.open(journal) as record:
@@ -485,7 +499,7 @@ from tests.simulator import simulate
 sim = simulate(3)
 with Record.open(StudyLocation(sys.argv[1], "sim")) as record:
     done = len(record.trials())
-    for trial in sim.random_trials(2000)[done:]:
+    for trial in sim.random_trials(300)[done:]:
         record.append(trial)
         print(trial.number, flush=True)
 """
@@ -495,7 +509,7 @@ with Record.open(StudyLocation(sys.argv[1], "sim")) as record:
 def test_killed_at_random_instants(journal: StudyLocation, sim: Simulator) -> None:
     """Whatever `append` had returned is there, and nothing else is."""
     create(journal, sim).close()
-    expected = sim.random_trials(2000)
+    expected = sim.random_trials(300)
     for wait_s in (0.0, 0.013, 0.05):
         command = [sys.executable, "-c", WRITER, journal.storage]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
@@ -507,7 +521,7 @@ def test_killed_at_random_instants(journal: StudyLocation, sim: Simulator) -> No
         trials = RecordReader.open(journal).trials()
         assert trials == expected[: len(trials)]
         assert len(trials) >= 1 + (said[-1] if said else 0)
-        assert len(trials) < 2000
+        assert len(trials) < 300
 
 
 # Databases ---------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ the coder and the loops which call it live together.
 """
 
 # Compiled loops take neither objects nor keyword-only arguments, so their arguments are many:
-# ruff: noqa: PLR0917
 
 import functools
 import importlib

@@ -86,7 +86,6 @@ class Worker:
         # One thread: results do not depend on how a sum was split, and workers do not compete.
         # After the user's code, which may have set it too.
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
         cuda = torch.cuda.is_available()
         self.device = choose_device(context.device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
