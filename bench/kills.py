@@ -70,6 +70,7 @@ def slow_loss(outputs, targets):
 
 
 def workload():
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
     inputs, targets = clouds(600, 1)
@@ -140,7 +141,7 @@ class Study:
 
     def resume(self) -> int:
         process = self.start(
-            "resume", STUDY, "--storage", str(self.root / "runs"), "--workers", "2"
+            "resume", STUDY, "--storage", str(self.root / "runs"), "--workers", "1"
         )
         return process.wait(timeout=180)
 

@@ -3,6 +3,7 @@
 Used by name, as a user's own file would be: `networks.name("mlp")` is "…/tests/networks.py:mlp".
 """
 
+import copy
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -43,6 +44,9 @@ def images(seed: int = 0) -> tuple[Split, Split, Split]:
 def trained(make: Callable[[], nn.Module]) -> nn.Module:
     """The network after 120 steps; the same weights every time."""
     train = images()[0]
+    # Sums of one thread: another process must train the very same network.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = make()
@@ -53,6 +57,7 @@ def trained(make: Callable[[], nn.Module]) -> nn.Module:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+    torch.set_num_threads(threads)
     return model.eval()
 
 
@@ -127,9 +132,12 @@ def regression() -> Workload:
     )
 
 
-def dropout() -> Workload:
-    """Given in training mode, as a careless user would."""
-    model = nn.Sequential(
+def make_dropout() -> nn.Module:
+    return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 4)
     )
-    return workload(model.train())
+
+
+def dropout() -> Workload:
+    """Given in training mode, as a careless user would."""
+    return workload(copy.deepcopy(trained(make_dropout)).train())

@@ -218,7 +218,7 @@ class OptunaProposer:
         measurement = trial.measurement
         if measurement is None:
             return self._without_values(number, TrialState.FAIL, params)
-        violations = self._judge.violations(measurement)
+        violations = self._judge.guiding_violations(measurement)
         if self._name == "gp":
             violations = {"excess": max(violations.values())}
         return _Seen(
@@ -227,7 +227,7 @@ class OptunaProposer:
             values=[float(value) for value in self._judge.point(measurement)],
             params=params,
             known=self._distributions,
-            violations=self._judge.guiding_violations(measurement),
+            violations=violations,
             system_attrs=dict(trial.sampler_attrs),
         )
 

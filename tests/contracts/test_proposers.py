@@ -115,7 +115,7 @@ def test_a_history_from_elsewhere_is_no_hindrance(name: str, make: Make, sim: Si
     """References outside of the space, other proposers' attributes, failures, repeats."""
     outside = simulate(3).random_trials(15, seed=3)
     repeats = [sim.trial(15 + i, outside[i].policy, repeat=1) for i in range(3)]
-    inside = sim.random_trials(STEPS.get(name, 25), seed=4)
+    inside = sim.random_trials(STEPS.get(name, 40) // 2, seed=4)
     foreign = [
         sim.trial(18 + i, t.policy, sampler_attrs={"NSGAIISampler:generation": 999, "other": [1]})
         for i, t in enumerate(inside)

@@ -141,7 +141,9 @@ def test_every_layer_is_looked_at() -> None:
     asymmetric=st.booleans(),
     data=st.data(),
 )
-def test_every_grid_is_accepted(bits: int, scale: float, asymmetric: bool, data: st.DataObject) -> None:
+def test_every_grid_is_accepted(
+    bits: int, scale: float, asymmetric: bool, data: st.DataObject
+) -> None:
     """level * scale in float32, as the file's reader computes it, whichever levels are used."""
     top = 2 ** (bits - 1) - 1
     low = data.draw(st.integers(-(2**bits) + 1, 0)) if asymmetric else -top

@@ -7,9 +7,10 @@ imports torch, so the driver only ever names its functions through `evaluators.t
 import copy
 import hashlib
 import os
+import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,11 +82,13 @@ class Worker:
         """
         self.context = context
         self.target = load_target(context.target)
-        self.workload = load_workload(context.workload)
-        check_model(self.workload.model)
         # One thread: results do not depend on how a sum was split, and workers do not compete.
-        # After the user's code, which may have set it too.
+        # Before the user's code, which may train, and after it: it may have set the threads too.
         torch.set_num_threads(1)
+        with _fixed_random_numbers():
+            self.workload = load_workload(context.workload)
+        torch.set_num_threads(1)
+        check_model(self.workload.model)
         cuda = torch.cuda.is_available()
         self.device = choose_device(context.device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
@@ -106,7 +109,7 @@ class Worker:
     @cached_property
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Which output channels are coupled."""
-        model, sample = self.workload.model, self._sample()
+        model, sample = self.baseline, self._sample()
         layers = compressible_layers(model)
         trace_shapes(model, layers, sample)  # refuses a layer that takes no part
         return channel_groups(model, layers, sample)
@@ -327,6 +330,25 @@ class Worker:
         if dead:
             model = remove_channels(model, sample, dead)
         return measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
+
+
+@contextmanager
+def _fixed_random_numbers() -> Iterator[None]:
+    """The global generators start from 0 in here, and are put back.
+
+    A user's workload that draws its weights or data without a seed would otherwise be another
+    network in every worker.
+    """
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- the user's may be
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            torch.manual_seed(0)
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class _Clock:

@@ -32,9 +32,7 @@ class Bench:
         identity = Identity("tiny", "packed", policy.digest, fidelity, repeat, 0)
         return self.worker.evaluate(identity, policy)
 
-    def measure(
-        self, policy: Policy, fidelity: int = FIDELITY, repeat: int = 0
-    ) -> Measurement:
+    def measure(self, policy: Policy, fidelity: int = FIDELITY, repeat: int = 0) -> Measurement:
         outcome = self.outcome(policy, fidelity, repeat)
         assert isinstance(outcome, Measurement), str(outcome)
         return outcome

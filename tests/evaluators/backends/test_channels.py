@@ -12,8 +12,8 @@ from evaluators.artifacts.packed import decode
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
 from evaluators.backends.pytorch.export import load_artifact
 from evaluators.backends.pytorch.layers import compressible_layers
-from evaluators.backends.pytorch.worker import _dead_channels
 from evaluators.backends.pytorch.student import Student
+from evaluators.backends.pytorch.worker import _dead_channels
 from spaces import LayerPolicy, Policy
 from tests import networks
 from tests.evaluators.backends.conftest import Bench

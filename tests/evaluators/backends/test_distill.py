@@ -118,7 +118,7 @@ ATTENTION = Policy(
 
 
 def test_attention_in_every_stage_and_then_gone(bench: Callable[[str], Bench]) -> None:
-    """The audit between two stages runs the network too: its maps must not be taken for a step's."""
+    """The audit between two stages runs the network too: its maps are not those of a step."""
     room = bench("conv")
     first = room.measure(ATTENTION)
     assert room.measure(ATTENTION).sha256 == first.sha256

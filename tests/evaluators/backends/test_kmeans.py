@@ -36,7 +36,9 @@ def lloyd(values: np.ndarray, start: np.ndarray, rounds: int) -> np.ndarray:
     for _ in range(rounds):
         nearest = np.abs(values[:, None] - centroids).argmin(axis=1)
         members = [values[nearest == k] for k in range(len(centroids))]
-        centroids = np.sort([m.mean() if len(m) else c for m, c in zip(members, centroids)])
+        centroids = np.sort(
+            [m.mean() if len(m) else c for m, c in zip(members, centroids, strict=True)]
+        )
     return centroids
 
 

@@ -1,4 +1,4 @@
-"""Every order of every set of stages runs, keeps what was asked, and is a computation of its own."""
+"""Every order of every set of stages runs, keeps what was asked and computes its own thing."""
 
 import itertools
 from collections.abc import Callable

@@ -176,9 +176,7 @@ def test_a_weight_once_gone_never_comes_back_along_the_ramp() -> None:
 def test_k_excludes_zero(clusters: int) -> None:
     net = student()
     prune(net, 0.5)
-    asked = Policy(
-        ("cluster",), (("1", LayerPolicy(clusters=clusters)),), cluster_init="density"
-    )
+    asked = Policy(("cluster",), (("1", LayerPolicy(clusters=clusters)),), cluster_init="density")
     stages.cluster(net, asked, RNG(0))
     values = weight(net).unique()
     assert 0.0 in values

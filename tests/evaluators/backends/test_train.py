@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite_are_not_given_back() -> None:
     def loss(inputs: Tensor, outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
         return outputs.sum().sub(outputs.sum()).sqrt()  # 0, whose gradient is not a number
 
-    with pytest.raises(Diverged, match="weight is no longer finite|a weight is no longer"):
+    with pytest.raises(Diverged, match=r"weight is no longer finite|a weight is no longer"):
         run(network(), 20, loss=loss)
 
 
@@ -164,7 +164,7 @@ def test_devices_and_precisions() -> None:
     assert choose_device("auto", cuda_available=True) == "cuda"
     assert choose_device("cpu", cuda_available=True) == "cpu"
     assert choose_device("cuda", cuda_available=True) == "cuda"
-    with pytest.raises(InvalidRequest, match="--device cuda: .* no CUDA device"):
+    with pytest.raises(InvalidRequest, match=r"--device cuda: .* no CUDA device"):
         choose_device("cuda", cuda_available=False)
     with pytest.raises(InvalidRequest, match="one of auto, cpu, cuda, but got tpu"):
         choose_device("tpu", cuda_available=True)
