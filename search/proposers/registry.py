@@ -1,6 +1,8 @@
 """Proposers by name."""
 
+from search.proposers.base import Proposer
 from search.proposers.filter import BudgetFilter
+from search.proposers.modelled import ModelledLatency
 from search.proposers.optuna_samplers import SAMPLERS, OptunaProposer
 from search.proposers.warm import WarmProposer
 from spaces import Capabilities, InvalidRequest, Judge, SearchSpace, Target
@@ -37,12 +39,15 @@ def make_proposer(
     budget_filter = BudgetFilter(judge, target)
     accept = budget_filter.accept if name == "warm" else None
     sampler = "tpe" if name == "warm" else name
+    inner: Proposer = OptunaProposer(sampler, space, judge, seed, accept)
+    if target.is_this_machine:
+        inner = ModelledLatency(inner, judge.profile, target)
     return WarmProposer(
         space,
         judge,
         target,
         capabilities,
-        inner=OptunaProposer(sampler, space, judge, seed, accept),
+        inner=inner,
         budget_filter=budget_filter,
         warm_start=name == "warm",
         post_training=post_training,

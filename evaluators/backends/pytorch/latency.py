@@ -22,7 +22,7 @@ from spaces import Latency
 __all__ = ["device_name", "measure_ms", "measure_relative"]
 
 #: Blocks of calls, alternating between the two networks, and the least time of a block.
-ROUNDS = 15
+ROUNDS = 20
 BLOCK_MS = 2.0
 WARMUP_CALLS = 10
 
@@ -63,14 +63,20 @@ def _calls_a_block(model: nn.Module, sample: Tensor) -> int:
 
 
 def _series(models: list[nn.Module], sample: Tensor) -> np.ndarray:
-    """(models, rounds) ms a call, the models taking turns so that drift hits all alike."""
+    """(models, rounds) ms a call.
+
+    The models take turns, so that drift hits all alike, and every other round runs backwards:
+    whoever comes second finds the caches and the clock as the first one left them.
+    """
     for model in models:
         _block_ms(model, sample, WARMUP_CALLS)
     calls = [_calls_a_block(model, sample) for model in models]
-    rows = [
-        [_block_ms(m, sample, n) for m, n in zip(models, calls, strict=True)] for _ in range(ROUNDS)
-    ]
-    return np.array(rows).T
+    times = np.empty((len(models), ROUNDS))
+    for turn in range(ROUNDS):
+        order = range(len(models)) if turn % 2 == 0 else reversed(range(len(models)))
+        for i in order:
+            times[i, turn] = _block_ms(models[i], sample, calls[i])
+    return times
 
 
 def measure_ms(model: nn.Module, sample: Tensor) -> Latency:

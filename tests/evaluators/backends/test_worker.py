@@ -341,7 +341,8 @@ def test_layers_that_are_not_supported_are_excluded_by_name(tmp_path: Path) -> N
         "        return self.head(self.lstm(self.embed(words))[0][:, -1])\n"
         "def make():\n"
         "    words, labels = torch.randint(9, (80, 5)), torch.randint(4, (80,))\n"
-        "    return networks.workload(Words(), train=(words, labels), validation=(words, labels))\n",
+        "    split = (words, labels)\n"
+        "    return networks.workload(Words(), train=split, validation=split)\n",
     )
     excluded = dict(room.worker.profile.excluded)
     assert "Embedding layers are not supported yet" in excluded["embed"]

@@ -1,7 +1,7 @@
 """The command line as a user meets it: in this process, in a folder with a tiny network."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="package")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study `done` (12 trials, budget 0.3 KB), made once."""
     folder = tmp_path_factory.mktemp("finished")
     net = write_net(folder)
@@ -105,7 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         asked = "--target m1 --trials 12 --finalists 2 --budget-kb 0.3 --study done --seed 1"
         assert main(["run", f"{net}:workload", "--engine", "in-process", *asked.split()]) == 0
-    yield folder
+    return folder
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_run_refuses(arguments: str, net: Path, search: Search) -> None:
 
 #: A workload file's end -> what the message says.
 FILES = {
-    "raise OSError('no data')": r"importing user\.py raised OSError: no data \(user\.py, line \d+\)",
+    "raise OSError('no data')": r"importing user\.py raised OSError: no data \(user\.py, line 1",
     "import sys; sys.exit(4)": r"importing user\.py raised SystemExit: 4",
     "def workload(): raise ValueError('no weights')": r"raised ValueError: no weights \(user\.py",
     "def workload(): return 5": r"must return an? .*Workload, but got int",

@@ -1,0 +1,176 @@
+"""`export` and `verify`: what leaves the product is what was measured, to the last byte."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.kept import KeptFiles
+from search.location import StudyLocation
+from search.record import RecordReader
+from spaces import Trial
+from tests.search.cli.conftest import Search, write_net
+
+
+def record() -> RecordReader:
+    return RecordReader.open(StudyLocation("search-runs", "done"))
+
+
+def artifacts() -> set[str]:
+    return {path.name for path in record().location.artifacts_dir.iterdir()}
+
+
+@pytest.fixture
+def exported(done: Path, search: Search, tmp_path: Path) -> Path:
+    out = tmp_path / "best.packed"
+    assert search("export", "--out", out).code == 0
+    return out
+
+
+@pytest.mark.parametrize("pick", ["best", "smallest", "fastest", "2", "0@full"])
+def test_export(pick: str, done: Path, search: Search, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "file.packed"
+    said = search("export", "--pick", pick, "--out", out, "--json")
+    manifest = said.json
+    data = out.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == manifest["sha256"]
+    assert len(data) == manifest["size_bytes"] == sum(x["size_bytes"] for x in manifest["ledger"])
+    beside = json.loads(out.with_name("file.packed.json").read_text(encoding="utf-8"))
+    assert {"file": str(out), **beside} == manifest
+    if pick in ("2", "0@full"):
+        assert manifest["trial"] == pick
+    assert search("verify", out).code == 0
+
+
+def test_export_names_the_file_itself(
+    done: Path, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = search("export", "--storage", done / "search-runs", "--pick", "0@full")
+    assert said.out.startswith("done-0-full.packed: ")
+    assert Path("done-0-full.packed.json").is_file()
+
+
+def not_kept() -> Trial:
+    reader = record()
+    kept = KeptFiles.replay(
+        reader.judge, Path(), "packed", reader.trials(), reader.finalists()
+    ).hashes
+    return next(t for t in reader.trials() if t.measurement and t.measurement.sha256 not in kept)
+
+
+def test_a_file_that_was_not_kept_is_made_again(done: Path, search: Search, tmp_path: Path) -> None:
+    trial, before, out = not_kept(), artifacts(), tmp_path / "again.packed"
+    assert trial.measurement is not None
+    assert f"{trial.measurement.sha256}.packed" not in before
+    assert search("export", "--pick", trial.number, "--out", out).code == 0
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == trial.measurement.sha256
+    assert artifacts() == before, "a driver may be at work among the kept files"
+
+
+def test_every_trial_made_again_gives_the_same_file(
+    done: Path, search: Search, tmp_path: Path
+) -> None:
+    """With none of the kept files at hand."""
+    shutil.copytree("search-runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "done" / "artifacts")
+    for pick in ("1", "4", "9", "0@full"):
+        out = tmp_path / "out.packed"
+        said = search("export", "--storage", tmp_path / "runs", "--pick", pick, "--out", out)
+        assert said.code == 0, said.err
+
+
+def test_a_kept_file_that_was_changed_is_not_exported(
+    done: Path, search: Search, tmp_path: Path
+) -> None:
+    shutil.copytree("search-runs", tmp_path / "runs")
+    for path in (tmp_path / "runs" / "done" / "artifacts").iterdir():
+        path.write_bytes(path.read_bytes() + b"x")
+    out = tmp_path / "out.packed"
+    said = search("export", "--storage", tmp_path / "runs", "--out", out)
+    assert (said.code, said.out) == (1, "")
+    assert "was changed after it was measured" in said.err
+    assert not out.exists()
+
+
+def test_verify_in_a_fresh_process(exported: Path) -> None:
+    """The same metric to the last sample."""
+    run = subprocess.run(
+        [sys.executable, "-m", "search.cli", "verify", str(exported), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    found = json.loads(run.stdout)
+    manifest = json.loads(exported.with_name("best.packed.json").read_text(encoding="utf-8"))
+    assert found["metric"] == manifest["metric"]["validation"]
+    assert found["metric_samples"] == manifest["metric"]["samples"] == 500
+    assert found["sha256"] == manifest["sha256"]
+    assert (found["compared"], found["differs"]) == (True, [])
+
+
+@pytest.mark.parametrize("at", [0, 20, -1])
+def test_a_damaged_file(at: int, exported: Path, search: Search) -> None:
+    data = bytearray(exported.read_bytes())
+    data[at] ^= 0xFF
+    exported.write_bytes(data)
+    said = search("verify", exported)
+    assert (said.code, said.out) == (2, "")
+    lines = [x for x in said.err.splitlines() if x.startswith("search: error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in said.err
+
+
+def test_a_cut_and_an_empty_file(exported: Path, search: Search) -> None:
+    data = exported.read_bytes()
+    for size in (len(data) - 1, 3, 0):
+        exported.write_bytes(data[:size])
+        assert search("verify", exported).code == 2
+
+
+def test_another_file_under_the_same_name(
+    exported: Path, done: Path, search: Search, tmp_path: Path
+) -> None:
+    """It decodes, and is not what the manifest says."""
+    other = tmp_path / "other.packed"
+    assert search("export", "--pick", "4", "--out", other).code == 0
+    shutil.copyfile(other, exported)
+    said = search("verify", exported)
+    assert said.code == 1
+    assert "sha256: the manifest says " in said.out
+    assert "DIFFERS from its manifest" in said.out
+    answer = json.loads(search("verify", exported, "--json").out)
+    assert {"sha256", "validation"} <= set(answer["differs"])
+
+
+def test_without_a_manifest(exported: Path, done: Path, search: Search) -> None:
+    exported.with_name("best.packed.json").unlink()
+    said = search("verify", exported, "--workload", "net.py:workload")
+    assert said.code == 0
+    assert "no manifest to compare with" in said.out
+    assert search("verify", exported).code == 2
+
+
+def test_another_network(exported: Path, search: Search, tmp_path: Path) -> None:
+    net = write_net(tmp_path, "wide.py")
+    text = net.read_text(encoding="utf-8").replace("4, 12", "4, 13").replace("12, 3", "13, 3")
+    net.write_text(text, encoding="utf-8")
+    said = search("verify", exported, "--workload", f"{net}:workload")
+    assert said.code == 2
+    assert "its tensors are not those of workload clouds" in said.err
+
+
+@pytest.mark.parametrize(
+    "manifest", ["", "[]", "{}", '{"workload": 5}', '{"workload": "x", "metric": []}', "\udcff"]
+)
+def test_a_manifest_that_is_none(manifest: str, exported: Path, search: Search) -> None:
+    beside = exported.with_name("best.packed.json")
+    beside.write_bytes(manifest.encode("utf-8", "surrogateescape"))
+    said = search("verify", exported)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("search: error: ")

@@ -1,0 +1,115 @@
+"""`front`, `show`, `report`, `space`, `targets`, `workloads`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.location import StudyLocation
+from search.record import RecordReader
+from spaces import Trial
+from tests.search.cli.conftest import Search
+
+
+def record() -> RecordReader:
+    return RecordReader.open(StudyLocation("search-runs", "done"))
+
+
+def test_front(done: Path, search: Search) -> None:
+    said = search("front")
+    assert said.err == ""
+    assert "Front, by accuracy, at 600 training samples" in said.out
+    assert "@full" in said.out
+    assert "★" in said.out
+    by_name = search("front", "done", "--json").json
+    assert by_name == search("front", "--json").json
+    sizes = [row["size_bytes"] for row in by_name["front"]]
+    assert sizes == sorted(sizes)
+    assert by_name["pick"] in by_name["front"]
+    assert all(size <= 300 for size in sizes)
+
+
+@pytest.mark.parametrize(("at", "samples"), [("search", 300), ("full", 600)])
+def test_the_front_of_one_fidelity(at: str, samples: int, done: Path, search: Search) -> None:
+    assert f"at {samples} training samples" in search("front", "--at", at).out
+    assert search("front", "--at", at, "--json").json["fidelity"] == samples
+
+
+def test_show(done: Path, search: Search) -> None:
+    said = search("show", "3")
+    assert (said.code, said.err) == (0, "")
+    for words in ("done #3", "policy ", "After each stage", "Where the bytes are", "sum"):
+        assert words in said.out
+    assert Trial.from_dict(search("show", "3", "--json").json) == record().trials()[3]
+    full = search("show", "0@full")
+    assert "on the test split" in full.out
+    assert Trial.from_dict(search("show", "#0@full", "--json").json) == record().finalists()[0]
+
+
+def test_report(done: Path, search: Search, tmp_path: Path) -> None:
+    out = tmp_path / "new folder" / "page.html"
+    assert search("report", "done", "--out", out).out == f"{out}\n"
+    assert search("report", "--out", out, "--json").json == {"report": str(out)}
+    assert out.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("command", ["targets", "workloads"])
+def test_lists(command: str, search: Search) -> None:
+    said = search(command)
+    assert (said.code, said.err) == (0, "")
+    names = [row["name"] for row in json.loads(json.dumps(listed(command, search)))]
+    assert names
+    assert all(name in said.out for name in names)
+
+
+def listed(command: str, search: Search) -> list[dict[str, object]]:
+    answer = search(command, "--json").json
+    rows: list[dict[str, object]] = answer if command == "targets" else answer["workloads"]
+    return rows
+
+
+def test_every_target_can_be_shown(search: Search) -> None:
+    for row in listed("targets", search):
+        said = search("targets", row["name"])
+        assert said.code == 0
+        assert "source" in said.out
+
+
+def test_space(net: Path, search: Search) -> None:
+    """One real worker process, twice."""
+    Path("narrow.toml").write_text('order = ["none", "prune"]\n', encoding="utf-8")
+    answer = search("space", "net.py:workload", "--target", "m1", "--json").json
+    assert "order" in [row["knob"] for row in answer["knobs"]]
+    said = search("space", "net.py:workload", "--target", "m1", "--space", "narrow.toml")
+    assert said.code == 0
+    assert "none, prune" in said.out
+    names = {path.name for path in net.parent.iterdir() if path.suffix}
+    assert names == {"net.py", "narrow.toml"}
+
+
+def test_a_reader_that_has_enough(done: Path) -> None:
+    """`search front | head -1`: exit code 0 and not a word."""
+    for arguments in (["front"], ["front", "--json"], ["targets"], ["show", "0"]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")
+
+
+def test_a_terminal_without_unicode(done: Path) -> None:
+    code = "import sys; from search.cli.main import run; sys.argv = ['search', 'front']; run()"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONIOENCODING": "ascii", "PATH": "", "HOME": "/"},
+        capture_output=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"Front, by accuracy" in run.stdout
