@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from search.cli.text import (
     budget_text,
@@ -66,10 +66,10 @@ class Screen:
         self._console = console
         self._judge, self._spec = judge, spec
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=9)),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -113,16 +113,18 @@ class Screen:
         self._bar.update(self._task, completed=progress.finished, state=self._state(progress))
 
     def _state(self, progress: Progress) -> str:
-        parts = [f"{progress.feasible} feasible"]
-        if progress.failed:
-            parts.append(f"{progress.failed} failed")
+        parts = []  # most wanted first: a narrow terminal cuts the end
+        if progress.eta_s is not None and progress.finished < progress.asked:
+            parts.append(f"{duration_text(progress.eta_s)} left")
         if progress.best is not None:
             best = measured(progress.best)
             metric = self._judge.metric.format(best.metric)
             parts.append(f"best {metric} in {bytes_text(best.size_bytes)}")
-        parts.append(f"hypervolume {progress.hypervolume:.4f}")
-        if progress.eta_s is not None and progress.finished < progress.asked:
-            parts.append(f"{duration_text(progress.eta_s)} left")
+        parts.append(f"{progress.feasible} feasible")
+        if progress.failed:
+            parts.append(f"{progress.failed} failed")
+        if self._console.width >= LOG_WIDTH:
+            parts.append(f"hypervolume {progress.hypervolume:.4f}")
         return ", ".join(parts)
 
 
@@ -212,10 +214,11 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     word = "below" if drop > 0 else "above"
     if not judge.metric.higher_is_better:
         word = "above" if drop > 0 else "below"
+    compared = f"{moved} {word} the baseline" if drop else "as the baseline"
     name = trial_name(front.pick, spec.full_fidelity, spec.fidelity)
     console.print(
-        f"\n[bold]Pick[/] #{name}: {judge.metric.format(values.metric)}, {moved} {word} the "
-        f"baseline, in {values.size_bytes:,} bytes "
+        f"\n[bold]Pick[/] #{name}: {judge.metric.format(values.metric)}, {compared}, "
+        f"in {values.size_bytes:,} bytes "
         f"({4 * judge.profile.parameter_count / values.size_bytes:.0f}x smaller than fp32), "
         f"{latency_text(values)}. The smallest within one standard error of the best.",
         highlight=False,

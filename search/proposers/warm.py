@@ -48,6 +48,9 @@ RUNGS = 10
 MARGIN = 0.95
 #: Shares of the baseline's bytes where the ladder starts without a size budget, and where it ends.
 TOP_SHARE, BOTTOM_SHARE = 0.25, 0.006
+#: Under this share of the baseline a budget may be out of reach; what scouts then aim at.
+SCOUT_BELOW_SHARE = 0.008
+SCOUT_SHARES = (0.01, 0.025, 0.06)
 #: With a budget below that, the ladder ends at this share of the budget.
 BOTTOM_OF_BUDGET = 0.3
 CODEBOOK_BITS = 8
@@ -64,6 +67,8 @@ OTHER_ORDERS: Mapping[int, str] = {
 #: A codebook of more costs what 8-bit levels cost.
 MOST_CLUSTERS = 64
 TEMPERATURES = (4.0, 2.0)
+#: Origin of the policies that look beyond a tight budget.
+SCOUT = "beyond the budget"
 FAST_CHANNEL_SPARSITIES = (0.5, 0.7, 0.85)
 #: After how many rungs the policies for latency come; at once if the budget limits latency.
 FAST_AFTER = 4
@@ -267,10 +272,21 @@ def _wanted(
     return wanted
 
 
-def _small_policies(space: SearchSpace, judge: Judge, model: SizeModel) -> list[Policy]:
-    """One policy a rung of the ladder, far apart first; some in another order of stages."""
+def scout_sizes(profile: ModelProfile, budget: Budget) -> tuple[float, ...]:
+    """Sizes beyond a budget so tight that maybe nothing keeps it; () for any other budget.
+
+    If nothing does, these are what the certificate can say about where the metric returns.
+    """
+    baseline = profile.baseline_size_bytes
+    limits = [limit for limit in (budget.size_bytes, budget.download_bytes) if limit is not None]
+    if not limits or min(limits) > SCOUT_BELOW_SHARE * baseline:
+        return ()
+    return tuple(share * baseline for share in SCOUT_SHARES if share * baseline > min(limits))
+
+
+def _small_policies(space: SearchSpace, model: SizeModel, rungs: Sequence[float]) -> list[Policy]:
+    """One policy a size, far apart first; some in another order of stages."""
     allocations: dict[frozenset[Stage], Allocation] = {}
-    rungs = ladder(judge.profile, judge.budget)
     choices = space.knob("order").choices
     found = []
     for turn, rung in enumerate(spread(len(rungs))):
@@ -312,7 +328,7 @@ def warm_policies(
     space: SearchSpace, judge: Judge, target: Target, model: SizeModel
 ) -> tuple[Policy, ...]:
     """Distinct policies of the space worth trying before anything was learned, best bet first."""
-    small = _small_policies(space, judge, model)
+    small = _small_policies(space, model, ladder(judge.profile, judge.budget))
     fast = _fast_policies(space, judge, target)
     at = 1 if judge.budget.latency_ms is not None else FAST_AFTER
     distinct = {p.digest: p for p in (*small[:at], *fast, *small[at:]) if p.order}
@@ -370,6 +386,11 @@ class WarmProposer:
                 Proposal(policy, "warm start")
                 for policy in warm_policies(space, judge, target, budget_filter.model)
             ]
+            scouts = scout_sizes(judge.profile, judge.budget)
+            opening += [
+                Proposal(policy, SCOUT)
+                for policy in _small_policies(space, budget_filter.model, scouts)
+            ]
         if post_training:
             opening = [Proposal(p.policy.post_training(), p.origin) for p in opening]
         distinct: dict[str, Proposal] = {}
@@ -380,7 +401,7 @@ class WarmProposer:
     def propose(
         self, history: Sequence[Trial], running: Sequence[Policy], count: int
     ) -> list[Proposal]:
-        """See `Proposer.propose`. References are tried even where the budget rules them out."""
+        """See `Proposer.propose`. References and scouts run whatever the budget says."""
         self._filter.update(history)
         known = {trial.policy.digest for trial in history} | {policy.digest for policy in running}
         # At fidelity 0 a policy runs, and is remembered, without its distillation.
@@ -389,9 +410,13 @@ class WarmProposer:
             proposal
             for proposal in self.opening
             if proposal.policy.digest not in known
-            and (proposal.origin.startswith("reference") or self._filter.accept(proposal.policy))
+            and (self._is_exempt(proposal) or self._filter.accept(proposal.policy))
         ][:count]
         if len(proposals) < count:
             pending = [*running, *(proposal.policy for proposal in proposals)]
             proposals += self._inner.propose(history, pending, count - len(proposals))
         return proposals
+
+    @staticmethod
+    def _is_exempt(proposal: Proposal) -> bool:
+        return proposal.origin == SCOUT or proposal.origin.startswith("reference")

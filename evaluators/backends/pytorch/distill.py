@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-BATCH = 1000
+BATCH = 250
 
 
 class CannotDistill(Exception):

@@ -368,3 +368,24 @@ class TestWarmProposer:
         proposals = made().propose(history, [], 2)
         assert all(p.origin.startswith("tpe") for p in proposals)
         assert [p.policy for p in made().propose(history, [], 2)] == [p.policy for p in proposals]
+
+
+class TestBudgetsThatMayBeOutOfReach:
+    """The certificate needs to know where the metric returns."""
+
+    def opening(self, size_bytes: int) -> list[Proposal]:
+        sim = simulate(layers=4, budget=Budget(size_bytes=size_bytes))
+        return proposer(sim).propose([], [], 100)
+
+    def test_scouts_run_beyond_a_tight_budget(self) -> None:
+        tight = round(0.002 * SIM.profile.baseline_size_bytes)
+        proposals = self.opening(tight)
+        scouts = [p.policy for p in proposals if p.origin == "beyond the budget"]
+        sizes = [SizeModel(SIM.profile).predict_bytes(policy) for policy in scouts]
+        assert len(scouts) >= 2
+        assert min(sizes) > tight
+        assert len(set(sizes)) == len(sizes)
+
+    def test_an_ordinary_budget_has_none(self) -> None:
+        proposals = self.opening(SIM.profile.baseline_size_bytes // 4)
+        assert not [p for p in proposals if p.origin == "beyond the budget"]
