@@ -400,7 +400,7 @@ def _forward(run: Callable[[], T]) -> T:
         return run()
     except InvalidRequest:
         raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except Exception as error:
         raise InvalidRequest(
             "workload: the network, loss or score fails on the data: "
             f"{type(error).__name__}: {error}"
