@@ -1,5 +1,6 @@
 """Where a study lives: `--storage` and `--study` -> paths, or a database."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ DEFAULT_STORAGE = "search-runs"
 #: Safe as a folder, in a URL and in front of `@full`.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _JOURNAL = "record.journal"
+#: What makes a study stands in fewer lines than these.
+HEAD_LINES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class StudyLocation:
             known = set(cls.list_studies(storage))
             names = [n for n in study_names(read_database(storage)) if n in known]
         else:
-            journals = _root(storage).glob(f"*/{_JOURNAL}")
+            journals = [p for p in _root(storage).glob(f"*/{_JOURNAL}") if _was_made(p)]
             written = sorted((path.stat().st_mtime, path.parent.name) for path in journals)
             names = [name for _, name in written]
         if not names:
@@ -106,6 +109,12 @@ class StudyLocation:
                 f"--storage {_shown(storage)}: holds no study; `search run` makes one"
             )
         return cls(storage, names[-1])
+
+
+def _was_made(journal: Path) -> bool:
+    """False for a study whose driver died while it made the record: it is no study to anyone."""
+    with journal.open("rb") as lines:
+        return any(b'"format_version"' in line for line in itertools.islice(lines, HEAD_LINES))
 
 
 def _is_database(storage: str) -> bool:

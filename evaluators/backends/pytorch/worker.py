@@ -275,8 +275,7 @@ class Worker:
         sha256 = hashlib.sha256(encoded.data).hexdigest()
         path = self._path(sha256)
         is_new = not path.exists()
-        self._store(path, encoded.data)
-        data = self._read(path)
+        data = self._store(path, encoded.data)
         artifact = decode(data)
         weights = dense(artifact)
         for layer in student.layers.values():
@@ -288,10 +287,14 @@ class Worker:
                     raise DamagedArtifact(f"{name}: the file's values are not the network's")
         lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in encoded.ledger)
         model = load_artifact(self.workload.model, artifact)
-        return Written(path, is_new, sha256, path.stat().st_size, lines, dict(weights), model)
+        return Written(path, is_new, sha256, len(data), lines, dict(weights), model)
 
-    def _store(self, path: Path, data: bytes) -> None:
+    def _store(self, path: Path, data: bytes) -> bytes:
         """Write so that the final name appears only with whole bytes, whenever this process dies.
+
+        Returns:
+            What the disk gave back. Read before the rename: afterwards the driver may delete the
+            file, if another trial had the same one and was beaten.
 
         Raises:
             StudyBroken: the folder cannot be written to.
@@ -303,11 +306,13 @@ class Worker:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            stored = partial.read_bytes()
             partial.replace(path)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
+        return stored
 
     def _path(self, sha256: str) -> Path:
         return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"

@@ -251,15 +251,13 @@ def test_a_folder_that_cannot_be_written_breaks_the_study(
 def test_an_error_of_the_users_own_files_does_not_blame_the_folder(tmp_path: Path) -> None:
     room = custom(
         tmp_path,
-        "calls = []\n"
         "def loss(outputs, targets):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) > 60: raise FileNotFoundError('weights.csv')\n"
+        "    if outputs.requires_grad: raise FileNotFoundError('weights.csv')\n"
         "    return nn.functional.cross_entropy(outputs, targets)\n"
         "def make():\n"
         "    return networks.workload(networks.trained(networks.make_mlp), loss=loss)\n",
     )
-    assert room.failure(OTHER, fidelity=6400).reason == "FileNotFoundError: weights.csv"
+    assert room.failure(OTHER).reason == "FileNotFoundError: weights.csv"
 
 
 # Failures as values ------------------------------------------------------------------------------

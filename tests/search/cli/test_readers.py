@@ -78,20 +78,20 @@ def test_every_target_can_be_shown(search: Search) -> None:
 
 
 def test_space(net: Path, search: Search) -> None:
-    """One real worker process, twice."""
+    """By a real worker process."""
     Path("narrow.toml").write_text('order = ["none", "prune"]\n', encoding="utf-8")
-    answer = search("space", "net.py:workload", "--target", "m1", "--json").json
-    assert "order" in [row["knob"] for row in answer["knobs"]]
-    said = search("space", "net.py:workload", "--target", "m1", "--space", "narrow.toml")
-    assert said.code == 0
-    assert "none, prune" in said.out
+    asked = ("--target", "m1", "--space", "narrow.toml", "--json")
+    answer = search("space", "net.py:workload", *asked).json
+    choices = {row["knob"]: row["choices"] for row in answer["knobs"]}
+    assert choices["order"] == ["none", "prune"]
+    assert {"0:sparsity", "2:sparsity"} <= set(choices)
     names = {path.name for path in net.parent.iterdir() if path.suffix}
     assert names == {"net.py", "narrow.toml"}
 
 
 def test_a_reader_that_has_enough(done: Path) -> None:
     """`search front | head -1`: exit code 0 and not a word."""
-    for arguments in (["front"], ["front", "--json"], ["targets"], ["show", "0"]):
+    for arguments in (["front"], ["targets", "--json"]):
         process = subprocess.Popen(
             [sys.executable, "-m", "search.cli", *arguments],
             stdout=subprocess.PIPE,

@@ -103,7 +103,7 @@ def test_run_refuses_a_workload_file(
 #: What a Workload is given -> what the message says.
 WORKLOADS = {
     "test=(torch.zeros(3), torch.zeros(2))": r"test must have as many inputs as targets",
-    "score=lambda o, t: o": r"score must give one number a sample, shape \(500,\), but gave",
+    "score=lambda o, t: o": r"score must give one number a sample, shape \(\d+,\), but gave",
     "score=lambda o, t: o[:, 0] / 0 - o[:, 0] / 0": r"the metric is nan, not a finite number",
     "score=lambda o, t: 1 / 0": r"ZeroDivisionError",
     "prepare=lambda x: x[:, :3]": r"the network, loss or score fails on the data",
@@ -112,19 +112,7 @@ WORKLOADS = {
 }
 
 
-#: Kinds of exceptions that `_forward` of the worker lets through as they are.
-LET_THROUGH = ("KeyError", "ZeroDivisionError")
-
-
-def workload_rows() -> list[object]:
-    mark = pytest.mark.xfail(raises=(KeyError, ZeroDivisionError), reason="worker._forward")
-    return [
-        pytest.param(extra, marks=mark) if message in LET_THROUGH else extra
-        for extra, message in sorted(WORKLOADS.items())
-    ]
-
-
-@pytest.mark.parametrize("extra", workload_rows())
+@pytest.mark.parametrize("extra", sorted(WORKLOADS))
 def test_run_refuses_a_wrong_workload(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Search
 ) -> None:
