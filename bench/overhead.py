@@ -66,7 +66,6 @@ def make(name: str, simulator: Simulator) -> WarmProposer:
         load_target("m1"),
         CAPABILITIES,
         0,
-        post_training=False,
     )
 
 

@@ -32,7 +32,7 @@ from dashboards.markup import (
 )
 from dashboards.theme import DARK, LIGHT, Theme
 from search.spec import StudySpec
-from spaces import Certificate, Front, Judge, Measurement, ModelProfile, Policy, Trial
+from spaces import Certificate, Front, Judge, Measurement, ModelProfile, Policy, Trial, tensor_name
 from spaces.front import bytes_by_layer, steps
 
 __all__ = ["SECTIONS", "Part", "ReportInput", "Section", "Study", "prepare"]
@@ -278,7 +278,7 @@ def _ledger(study: Study) -> Part:
     _, name, _, measurement = study.subject
     ledger = tables.ledger_table(measurement)
     layers = study.given.profile.layers
-    tensors = [f"{layer.name}.{tensor}" for layer in layers for tensor in ("weight", "bias")]
+    tensors = [tensor_name(layer.name, tensor) for layer in layers for tensor in ("weight", "bias")]
     info = ledger_info(ledger, tensors)
     words = (
         f"The {measurement.size_bytes:,} bytes of {name}'s file by layer and "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spaces import LayerPolicy, Policy
+from spaces import LayerPolicy, Policy, tensor_name
 
 __all__ = ["broken_constraints"]
 
@@ -23,11 +23,11 @@ def broken_constraints(policy: Policy, weights: Mapping[str, np.ndarray]) -> lis
     """
     broken = []
     for name, asked in policy.layers:
-        weight = weights[f"{name}.weight"]
+        weight = weights[tensor_name(name, "weight")]
         checks = [
             *_check_sparsity(asked, weight),
             *_check_values(asked, weight, policy),
-            *_check_bias(asked, weights.get(f"{name}.bias")),
+            *_check_bias(asked, weights.get(tensor_name(name, "bias"))),
         ]
         broken += [f"{name}: {sentence}" for sentence in checks]
     return broken

@@ -13,7 +13,7 @@ from typing import Any
 
 from evaluators import tasks
 from evaluators.capabilities import backend_capabilities
-from evaluators.cost import SizeModel
+from evaluators.cost import CalibratedSize, SizeModel
 from evaluators.cost.targets import format_capabilities, load_target
 from evaluators.messages import Profiled, WorkerContext
 from evaluators.workloads.registry import check_name, name_clashes
@@ -90,7 +90,7 @@ class Request:
         """
         share = metric.unit == "share"
         least = self.min_accuracy_percent
-        if share and least is not None and not 1 < least <= 100:
+        if share and metric.higher_is_better and least is not None and not 1 < least <= 100:
             hint = f"; did you mean {100 * least:g}?" if least <= 1 else ""
             raise InvalidRequest(
                 f"--min-accuracy is in per cent, above 1 and at most 100, but got {least:g}{hint}"
@@ -156,13 +156,19 @@ def capabilities_of(
     if not any(layer.kind.startswith("Conv") for layer in profile.layers):
         both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
         removed += ("the network has no convolutions, so there is no attention to transfer",)
+    if not profile.gives_logits:
+        both = replace(both, distillation_kinds=both.distillation_kinds - {"logits"})
+        removed += ("the network's outputs are not class scores: no logits to soften",)
+    if target.is_this_machine and 8 in both.activation_bits:
+        # Rounding activations here is our own emulation in Python; timing it would tell nothing.
+        both = replace(both, activation_bits=both.activation_bits - {8})
+        removed += ("torch on this machine has no 8-bit activations to measure",)
     if fidelity == 0:
         # Without training a distillation loss changes nothing: such policies would be duplicates.
-        both = replace(
-            both,
-            orders=frozenset(o for o in both.orders if Stage.DISTILL not in o),
-            distillation_kinds=frozenset({"none"}),
-        )
+        both = replace(both, distillation_kinds=frozenset({"none"}))
+    if both.distillation_kinds == {"none"}:
+        without = frozenset(order for order in both.orders if Stage.DISTILL not in order)
+        both = replace(both, orders=without)
     return both, removed
 
 
@@ -186,10 +192,13 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     profiled = engine.submit(tasks.make_profile).result()
     profile = profiled.profile
     fidelity = profiled.search_fidelity if request.fidelity is None else request.fidelity
-    if 0 < fidelity < profiled.batch_size:
+    least = len(Stage) * profiled.batch_size
+    if request.fidelity is None:
+        fidelity = max(fidelity, least)
+    elif 0 < fidelity < least:
         raise InvalidRequest(
-            f"--fidelity must be 0 or at least one batch of {profiled.batch_size} samples, "
-            f"but got {fidelity}"
+            f"--fidelity must be 0 or at least {least}, a batch of {profiled.batch_size} samples "
+            f"for each of {len(Stage)} stages, but got {fidelity}"
         )
     capabilities, removed = capabilities_of(profile, target, fidelity, profiled.backend)
     spec = StudySpec(
@@ -252,22 +261,20 @@ def proposer_of(
     """Who proposes in a study: references first, then what the spec names."""
     capabilities, _ = capabilities_of(profile, target, spec.fidelity)
     judge = Judge(spec.metric, spec.budget, profile)
-    return make_proposer(
-        spec.proposer,
-        space,
-        judge,
-        target,
-        capabilities,
-        spec.seed,
-        post_training=spec.fidelity == 0,
-    )
+    return make_proposer(spec.proposer, space, judge, target, capabilities, spec.seed)
 
 
 def smallest_possible_bytes(prepared: Prepared) -> float:
-    """The closed form's size of the strongest choices of every knob: no policy predicts less."""
-    model = SizeModel(prepared.profiled.profile)
-    strongest = prepared.space.decode([len(knob.choices) - 1 for knob in prepared.space.knobs])
-    return model.predict_bytes(strongest)
+    """The low end of what the strongest choices of every knob could weigh, in the best order."""
+    space = prepared.space
+    calibrated = CalibratedSize(SizeModel(prepared.profiled.profile), ())
+    at = [knob.name for knob in space.knobs].index("order")
+    vector = [len(knob.choices) - 1 for knob in space.knobs]
+    sizes = []
+    for order in range(len(space.knobs[at].choices)):
+        vector[at] = order
+        sizes.append(calibrated.predict(space.decode(vector)).low_bytes)
+    return min(sizes)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from spaces.trial import (
     Measurement,
     StageAudit,
     Trial,
+    tensor_name,
 )
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "hypervolume",
     "nondominated",
     "parse_order",
+    "tensor_name",
 ]

@@ -30,6 +30,8 @@ LATENCY_GRID = 0.05
 #: Latency reference without a latency budget, over the baseline's. It must be above 1: most
 #: policies leave the latency as it is, and a reference AT the baseline would give them no volume.
 LATENCY_REFERENCE = 1.25
+#: A baseline whose error is 0 still needs a reference above it.
+SMALLEST_DROP = 1e-3
 
 
 def nondominated(points: np.ndarray) -> np.ndarray:
@@ -94,8 +96,8 @@ def _area(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def default_max_drop(metric: Metric, baseline: float) -> float:
-    """Five points of a share; a tenth of the baseline of anything else."""
-    return 0.05 if metric.unit == "share" else 0.1 * abs(baseline)
+    """Five points of a share; a tenth of the baseline of anything else, but never nothing."""
+    return 0.05 if metric.unit == "share" else max(0.1 * abs(baseline), SMALLEST_DROP)
 
 
 def _latency_on_grid(latency: Latency) -> float:
@@ -282,7 +284,7 @@ class Certificate:
 
         # Five points of accuracy weigh as much as twice the bytes: in its own unit, a share, the
         # metric would weigh next to nothing.
-        unit = default_max_drop(judge.metric, judge.profile.baseline_metric) or 1.0
+        unit = default_max_drop(judge.metric, judge.profile.baseline_metric)
 
         def distance(trial: Trial) -> float:
             over = excess(trial)

@@ -73,6 +73,7 @@ class ModelProfile:
         baseline_size_bytes: the uncompressed fp32 network in the target's format.
         baseline_latency_ms, latency_source: on the target, "measured" or "modelled".
         scan_passes, scan_seconds: what the sensitivity scan cost.
+        gives_logits: whether the outputs are class scores, which a teacher can soften.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -86,6 +87,7 @@ class ModelProfile:
     latency_source: str
     scan_passes: int = 0
     scan_seconds: float = 0.0
+    gives_logits: bool = True
 
     @cached_property
     def layer_map(self) -> Mapping[str, LayerProfile]:

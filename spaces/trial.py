@@ -19,8 +19,17 @@ __all__ = [
     "Measurement",
     "StageAudit",
     "Trial",
+    "tensor_name",
     "violations",
 ]
+
+
+def tensor_name(layer: str, tensor: str) -> str:
+    """`("fc1", "weight")` -> `"fc1.weight"`; a network that is one layer has the name "".
+
+    This is how a state dict names it, and so how files, ledgers and checks do.
+    """
+    return f"{layer}.{tensor}" if layer else tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,11 @@ REFERENCE_NAMES = tuple(_MAKERS)
 def references(profile: ModelProfile, capabilities: Capabilities) -> References:
     """The reference policies that these capabilities allow, and why not the others."""
     policies, left_out = [], []
-    for name, make in _MAKERS.items():
-        policy = make(profile)
+    for title, make in _MAKERS.items():
+        name, policy = title, make(profile)
+        if policy.distillation.kind not in capabilities.distillation_kinds:
+            # Better the recipe without its teacher than no classic recipe to compare with.
+            name, policy = title.replace(">distill", ""), policy.post_training()
         reason = _refusal(policy, profile, capabilities)
         if reason:
             left_out.append((name, reason))
@@ -92,8 +95,6 @@ def _refusal(policy: Policy, profile: ModelProfile, capabilities: Capabilities) 
     """Why a policy is impossible; "" when it is not."""
     if policy.order not in capabilities.orders:
         return f"{capabilities.name} cannot do order {format_order(policy.order)}"
-    if policy.distillation.kind not in capabilities.distillation_kinds:
-        return f"{capabilities.name} cannot do distillation {policy.distillation.kind}"
     if policy.activation_bits not in capabilities.activation_bits:
         return f"{capabilities.name} cannot do activation bits {policy.activation_bits}"
     refusals = (_layer_refusal(layer, policy, capabilities) for layer in profile.layers)

@@ -20,8 +20,6 @@ def make_proposer(
     target: Target,
     capabilities: Capabilities,
     seed: int,
-    *,
-    post_training: bool,
 ) -> WarmProposer:
     """The proposer of a study.
 
@@ -29,7 +27,6 @@ def make_proposer(
         name: one of `PROPOSERS`.
         space, judge, target, capabilities: of the study.
         seed: of the study.
-        post_training: the study runs at fidelity 0.
 
     Raises:
         InvalidRequest: an unknown name.
@@ -50,5 +47,4 @@ def make_proposer(
         inner=inner,
         budget_filter=budget_filter,
         warm_start=name == "warm",
-        post_training=post_training,
     )

@@ -355,7 +355,6 @@ class WarmProposer:
         inner: Proposer,
         budget_filter: BudgetFilter,
         warm_start: bool = True,
-        post_training: bool = False,
     ) -> None:
         """Put together what proposes.
 
@@ -367,7 +366,6 @@ class WarmProposer:
             inner: goes on after the opening. Its own filter should be `budget_filter.accept`.
             budget_filter: shown each history before it is asked.
             warm_start: False leaves only the references before the inner proposer.
-            post_training: the study runs at fidelity 0, where distillation changes nothing.
         """
         self._filter = budget_filter
         self._inner = inner
@@ -391,8 +389,6 @@ class WarmProposer:
                 Proposal(policy, SCOUT)
                 for policy in _small_policies(space, budget_filter.model, scouts)
             ]
-        if post_training:
-            opening = [Proposal(p.policy.post_training(), p.origin) for p in opening]
         distinct: dict[str, Proposal] = {}
         for proposal in opening:
             distinct.setdefault(proposal.policy.digest, proposal)

@@ -23,7 +23,7 @@ from evaluators.artifacts.packed import Tensor as Stored
 from evaluators.backends.pytorch.activations import ActivationGrid, add_activation_grid
 from evaluators.backends.pytorch.constraint import BiasConstraint, Grid, WeightConstraint
 from evaluators.backends.pytorch.student import Student, StudentLayer
-from spaces import InvalidRequest
+from spaces import InvalidRequest, tensor_name
 
 __all__ = ["artifact_of", "artifact_of_model", "load_artifact"]
 
@@ -36,10 +36,10 @@ def artifact_of(student: Student) -> Artifact:
     constrained = set()
     for layer in student.layers.values():
         tensors.append(_weight(layer))
-        constrained.add(f"{layer.name}.weight")
+        constrained.add(tensor_name(layer.name, "weight"))
         if layer.bias is not None:
             tensors.append(_bias(layer, layer.bias))
-            constrained.add(f"{layer.name}.bias")
+            constrained.add(tensor_name(layer.name, "bias"))
     for name, values in _plain_state(student.model).items():
         if name not in constrained:
             tensors.append(FloatTensor(name, _floats(values), bits=32))
@@ -108,7 +108,7 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if ".parametrizations" in f".{prefix}":
+        if "parametrizations" in prefix.split("."):
             continue
         dot = f"{prefix}." if prefix else ""
         names = [*module._parameters, *module._buffers, *getattr(module, "parametrizations", {})]
@@ -129,7 +129,7 @@ def _floats(values: Tensor) -> np.ndarray:
 
 
 def _weight(layer: StudentLayer) -> Stored:
-    name, constraint = f"{layer.name}.weight", layer.constraint
+    name, constraint = tensor_name(layer.name, "weight"), layer.constraint
     if constraint.centroids is None:
         return _stored(name, layer.effective(), layer.latent.detach(), constraint)
     assert constraint.indices is not None
@@ -157,7 +157,7 @@ def _codebook(entries: np.ndarray, constraint: WeightConstraint) -> Codebook:
 
 def _bias(layer: StudentLayer, constraint: BiasConstraint) -> Stored:
     latent = layer.latent_bias.detach()
-    return _stored(f"{layer.name}.bias", layer.effective_bias(), latent, constraint)
+    return _stored(tensor_name(layer.name, "bias"), layer.effective_bias(), latent, constraint)
 
 
 def _stored(

@@ -22,6 +22,7 @@ from evaluators.backends.pytorch.distill import (
     Teacher,
     distilled_loss,
 )
+from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.student import Student, policy_failure
 from evaluators.backends.pytorch.train import Diverged, TrainingData, fine_tune
 from evaluators.workloads.base import Workload
@@ -147,8 +148,7 @@ class _Run:
         student, policy = self.student, self.policy
         move: Callable[[int, int], None] | None = None
         # Dropout and the like draw from torch's global generator; the caller's is left alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             match stage:
                 case Stage.PRUNE:
                     move = stages.prune_schedule(student, policy)
@@ -183,7 +183,8 @@ class _Run:
 
     def _quantize_activations(self) -> None:
         if self.policy.activation_bits == 8:
-            batch = self.data.prepare(self.data.split.inputs[:CALIBRATION_SAMPLES])
+            # A copy: a user's `prepare` may work in place, and this slice is the data itself.
+            batch = self.data.prepare(self.data.split.inputs[:CALIBRATION_SAMPLES].clone())
             modules = {name: layer.module for name, layer in self.student.layers.items()}
             self.student.quantize_activations(calibrate(self.student.model, modules, batch))
 

@@ -7,10 +7,9 @@ imports torch, so the driver only ever names its functions through `evaluators.t
 import copy
 import hashlib
 import os
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,7 @@ from evaluators.backends.pytorch.latency import measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
+from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.score import Score, evaluate
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import TrainingData
@@ -48,6 +48,7 @@ from spaces import (
     ModelProfile,
     Policy,
     StudyBroken,
+    tensor_name,
 )
 
 __all__ = ["Worker"]
@@ -85,7 +86,7 @@ class Worker:
         # One thread: results do not depend on how a sum was split, and workers do not compete.
         # Before the user's code, which may train, and after it: it may have set the threads too.
         torch.set_num_threads(1)
-        with _fixed_random_numbers():
+        with seeded(0):
             self.workload = load_workload(context.workload)
         torch.set_num_threads(1)
         check_model(self.workload.model)
@@ -161,7 +162,7 @@ class Worker:
             baseline_latency_ms=1.0,
             latency_source="modelled",
             scan_passes=passes,
-            scan_seconds=0.0,
+            gives_logits=self._gives_logits(),
         )
         if self.target.is_this_machine:
             latency = measure_ms(self.baseline, self._sample())
@@ -181,9 +182,18 @@ class Worker:
             train_samples=len(workload.train),
             search_fidelity=workload.fidelity(workload.recipe.search_epochs),
             full_fidelity=workload.fidelity(workload.recipe.full_epochs),
-            batch_size=workload.recipe.batch_size,
+            batch_size=min(workload.recipe.batch_size, len(workload.train)),
             has_test=workload.test is not None,
         )
+
+    @torch.no_grad()
+    def _gives_logits(self) -> bool:
+        """Outputs (batch, classes >= 2) for targets that are class numbers."""
+        split = self.workload.validation
+        outputs = self.baseline(self.workload.prepare(split.inputs[:2].clone()))
+        if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
+            return False
+        return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
 
     def evaluate(self, identity: Identity, policy: Policy) -> Measurement | Failure:
         """Compress, write, decode, score, time.
@@ -279,9 +289,9 @@ class Worker:
         artifact = decode(data)
         weights = dense(artifact)
         for layer in student.layers.values():
-            effective = {f"{layer.name}.weight": layer.effective()}
+            effective = {tensor_name(layer.name, "weight"): layer.effective()}
             if layer.bias is not None:
-                effective[f"{layer.name}.bias"] = layer.effective_bias()
+                effective[tensor_name(layer.name, "bias")] = layer.effective_bias()
             for name, values in effective.items():
                 if not np.array_equal(weights[name], values.cpu().numpy()):
                     raise DamagedArtifact(f"{name}: the file's values are not the network's")
@@ -335,25 +345,6 @@ class Worker:
         if dead:
             model = remove_channels(model, sample, dead)
         return measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
-
-
-@contextmanager
-def _fixed_random_numbers() -> Iterator[None]:
-    """The global generators start from 0 in here, and are put back.
-
-    A user's workload that draws its weights or data without a seed would otherwise be another
-    network in every worker.
-    """
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- the user's may be
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(0)
-            np.random.seed(0)  # noqa: NPY002
-            torch.manual_seed(0)
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class _Clock:

@@ -36,9 +36,7 @@ def runs() -> tuple[list[Trial], list[Trial]]:
 def test_noise_of_the_clock_changes_no_proposal(name: str) -> None:
     proposals = []
     for history in runs():
-        proposer = make_proposer(
-            name, SIMULATOR.space, SIMULATOR.judge, HOST, CAPABILITIES, 0, post_training=False
-        )
+        proposer = make_proposer(name, SIMULATOR.space, SIMULATOR.judge, HOST, CAPABILITIES, 0)
         proposals.append([p.policy for p in proposer.propose(history, [], 25)])
     assert proposals[0] == proposals[1]
     assert len(proposals[0]) == 25

@@ -88,3 +88,11 @@ def test_what_is_impossible_is_left_out_with_its_reason(reduced, missing, reason
 
 def test_the_packed_format_can_do_all():
     assert references(SIM.profile, format_capabilities("packed")).left_out == ()
+
+
+def test_without_a_teacher_the_classic_recipe_runs_without_it() -> None:
+    made = references(SIM.profile, capabilities(distillation_kinds=frozenset({"none"})))
+    assert not made.left_out
+    name, policy = made.policies[-1]
+    assert name == "classic prune>cluster>quantize"
+    assert policy.order == (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
