@@ -121,10 +121,10 @@ def _answer(study: Study) -> str:
 
 def _headline(study: Study, measurement: Measurement) -> str:
     metric, profile = study.given.spec.metric, study.given.profile
-    ratio = profile.baseline_size_bytes / measurement.size_bytes
+    ratio = profile.fp32_bytes / measurement.size_bytes
     drop = format_drop(metric, metric.drop(measurement.metric, profile.baseline_metric))
     return (
-        f"{format_bytes(measurement.size_bytes)}, {ratio:.3g}x smaller than the baseline, at "
+        f"{format_bytes(measurement.size_bytes)}, {ratio:.3g}x smaller than its fp32 weights, at "
         f"{metric.format(measurement.metric)} {metric.name} ({drop})"
     )
 
@@ -199,7 +199,8 @@ def _unmet(study: Study) -> str:
 
 def _alternatives(study: Study, certificate: Certificate) -> str:
     metric = study.given.spec.metric
-    by_key = study.trials.set_index("key", drop=False)
+    is_full = certificate.fidelity == study.given.spec.full_fidelity != study.given.spec.fidelity
+    by_key = (study.finalists if is_full else study.trials).set_index("key", drop=False)
     shown = columns.trial_columns(metric, with_status=False)
     parts = []
     for caption, trials in (

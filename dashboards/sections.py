@@ -31,6 +31,7 @@ from dashboards.markup import (
     html_table,
 )
 from dashboards.theme import DARK, LIGHT, Theme
+from search.finalists import answer_certificate
 from search.spec import StudySpec
 from spaces import Certificate, Front, Judge, Measurement, ModelProfile, Policy, Trial, tensor_name
 from spaces.front import bytes_by_layer, steps
@@ -112,11 +113,15 @@ def prepare(given: ReportInput) -> Study:
     front = Front.of(given.trials, judge, spec.fidelity)
     final_front = Front.of(given.finalists, judge, spec.full_fidelity)
     pick = final_front.pick or front.pick
-    certificate = None if pick else Certificate.of(given.trials, judge, spec.fidelity)
+    certificate = None
+    if pick is None:
+        fidelities = (spec.fidelity, spec.full_fidelity)
+        certificate = answer_certificate(given.trials, given.finalists, judge, fidelities)
     shown = certificate.closest if certificate else pick
     subject = None
     if shown is not None and shown.measurement is not None:
-        kind = "finalist" if shown is final_front.pick else "trial"
+        is_full = shown.identity.fidelity == spec.full_fidelity != spec.fidelity
+        kind = "finalist" if is_full else "trial"
         word = "pick" if pick else "closest"
         subject = Subject(word, f"{kind} {shown.number}", shown, shown.measurement)
     frames = [

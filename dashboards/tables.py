@@ -153,7 +153,7 @@ def _trial_row(
         "metric_se": measurement.metric_se,
         "drop": judge.metric.drop(measurement.metric, judge.profile.baseline_metric),
         "size_bytes": measurement.size_bytes,
-        "size_ratio": judge.profile.baseline_size_bytes / measurement.size_bytes,
+        "size_ratio": judge.profile.fp32_bytes / measurement.size_bytes,
         "download_bytes": measurement.download_bytes,
         "latency_ms": latency.median_ms,
         "latency_p95_ms": latency.p95_ms,

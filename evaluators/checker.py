@@ -5,13 +5,13 @@ values, equal spacing of a grid, half precision.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from spaces import LayerPolicy, Policy, tensor_name
 
-__all__ = ["broken_constraints"]
+__all__ = ["broken_constraints", "unrounded_activations"]
 
 
 def broken_constraints(policy: Policy, weights: Mapping[str, np.ndarray]) -> list[str]:
@@ -31,6 +31,25 @@ def broken_constraints(policy: Policy, weights: Mapping[str, np.ndarray]) -> lis
         ]
         broken += [f"{name}: {sentence}" for sentence in checks]
     return broken
+
+
+def unrounded_activations(
+    policy: Policy, layers: Iterable[str], rounded: Collection[str]
+) -> list[str]:
+    """One sentence for each layer whose input the file does not round though the policy asks.
+
+    Args:
+        policy: what was asked.
+        layers: the compressible layers.
+        rounded: the layers the file holds an activation grid for.
+    """
+    if policy.activation_bits == 32:
+        return []
+    return [
+        f"{name}: activation_bits {policy.activation_bits} is not in the file"
+        for name in layers
+        if name not in rounded
+    ]
 
 
 def _check_sparsity(asked: LayerPolicy, weight: np.ndarray) -> list[str]:

@@ -12,7 +12,7 @@ from spaces import Failure, Identity, Measurement, Policy
 if TYPE_CHECKING:
     from evaluators.backends.pytorch.worker import Worker
 
-__all__ = ["evaluate", "make_profile", "score_test", "setup", "verify"]
+__all__ = ["baseline_sha256", "evaluate", "make_profile", "score_test", "setup", "verify"]
 
 
 _worker: "Worker | None" = None
@@ -39,6 +39,11 @@ def _require_worker() -> "Worker":
 def make_profile() -> Profiled:
     """See `Worker.make_profile`."""
     return _require_worker().make_profile()
+
+
+def baseline_sha256() -> str:
+    """See `Worker.baseline_sha256`."""
+    return _require_worker().baseline_sha256()
 
 
 def evaluate(identity: Identity, policy: Policy) -> Measurement | Failure:

@@ -1,5 +1,7 @@
 """Optuna storages, opened for reading or for the one driver."""
 
+import hashlib
+import re
 from pathlib import Path
 
 import optuna
@@ -12,15 +14,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from search._journal import GuardedJournal
 
 __all__ = [
+    "FORMAT_ATTRIBUTE",
     "StorageMissing",
     "StorageUnreadable",
+    "database_digest",
     "drive_database",
     "drive_journal",
     "read_database",
     "read_journal",
     "sqlite_path",
     "study_names",
+    "without_password",
 ]
+
+#: The attribute of an Optuna study that makes it a study of ours; written last.
+FORMAT_ATTRIBUTE = "format_version"
 
 
 class StorageUnreadable(Exception):
@@ -73,8 +81,27 @@ def sqlite_path(url: str) -> Path | None:
 def _parse(url: str) -> URL:
     try:
         return make_url(url)
-    except SQLAlchemyError as error:
-        raise StorageUnreadable(_first_line(error)) from None
+    except (SQLAlchemyError, ValueError) as error:  # ValueError: of a port that is no number
+        # The text may hold the URL.
+        raise StorageUnreadable(without_password(_first_line(error))) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&]*", r"\1***", masked)
+
+
+def database_digest(url: str) -> str:
+    """8 hexadecimal digits of which database this is, whatever the password or the driver."""
+    try:
+        file, parsed = sqlite_path(url), _parse(url)
+        name = parsed.get_backend_name()
+        shown = without_password(parsed.set(drivername=name).render_as_string(hide_password=True))
+        place = shown if file is None else f"sqlite:{file.resolve()}"
+    except StorageUnreadable:  # whoever opens it will say so
+        place = without_password(url)
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
 
 
 def drive_database(url: str) -> tuple[BaseStorage, RDBStorage]:
@@ -123,9 +150,9 @@ def _has_tables(url: str) -> bool:
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """Every Optuna study, in the order of creation."""
+    """The studies of ours, in the order of creation; a database may hold anybody's."""
     studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
-    return [study.study_name for study in studies]
+    return [study.study_name for study in studies if FORMAT_ATTRIBUTE in study.user_attrs]
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from spaces import Front, Judge, Trial, hypervolume, nondominated
+from spaces import Certificate, Front, Judge, Trial, hypervolume, nondominated
 from spaces.front import default_max_drop
 
-__all__ = ["answer_front", "choose_finalists"]
+__all__ = ["answer_certificate", "answer_front", "choose_finalists"]
 
 
 def choose_finalists(trials: Sequence[Trial], judge: Judge, count: int) -> list[Trial]:
@@ -53,3 +53,20 @@ def answer_front(
     """
     full = Front.of(finalists, judge, fidelities[1])
     return full if full.members else Front.of(trials, judge, fidelities[0])
+
+
+def answer_certificate(
+    trials: Sequence[Trial], finalists: Sequence[Trial], judge: Judge, fidelities: tuple[int, int]
+) -> Certificate:
+    """The certificate of the fidelity that came closest to the budget.
+
+    Args:
+        trials, finalists: of the two studies.
+        judge: the study's.
+        fidelities: (search, full).
+    """
+    both = (
+        Certificate.of(finalists, judge, fidelities[1]),
+        Certificate.of(trials, judge, fidelities[0]),
+    )
+    return min(both, key=lambda certificate: certificate.distance)

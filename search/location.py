@@ -5,7 +5,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from search._storage import StorageMissing, StorageUnreadable, read_database, study_names
+from search._storage import (
+    FORMAT_ATTRIBUTE,
+    StorageMissing,
+    StorageUnreadable,
+    database_digest,
+    read_database,
+    study_names,
+    without_password,
+)
 from search.spec import FULL_SUFFIX
 from spaces import InvalidRequest
 
@@ -47,8 +55,10 @@ class StudyLocation:
 
     @property
     def folder(self) -> Path:
-        """The study's folder; with a database it holds only the artifacts."""
-        return (Path(DEFAULT_STORAGE) if self.is_database else _root(self.storage)) / self.study
+        """The study's folder; with a database it holds only files, and is that database's own."""
+        if self.is_database:
+            return Path(DEFAULT_STORAGE) / f"{self.study}-{database_digest(self.storage)}"
+        return _root(self.storage) / self.study
 
     @property
     def journal_path(self) -> Path:
@@ -68,7 +78,7 @@ class StudyLocation:
     @property
     def place(self) -> str:
         """The storage as messages name it: without a password."""
-        return _shown(self.storage)
+        return without_password(self.storage)
 
     def __str__(self) -> str:
         return f"{self.study} in {self.place}"
@@ -82,12 +92,11 @@ class StudyLocation:
         """
         if _is_database(storage):
             try:
-                names = study_names(read_database(storage))
+                return sorted(study_names(read_database(storage)))
             except StorageMissing:
                 return []
             except StorageUnreadable as error:
-                raise InvalidRequest(f"--storage {_shown(storage)}: {error}") from None
-            return sorted(name for name in names if not name.endswith(FULL_SUFFIX))
+                raise InvalidRequest(f"--storage {without_password(storage)}: {error}") from None
         return sorted(path.parent.name for path in _root(storage).glob(f"*/{_JOURNAL}"))
 
     @classmethod
@@ -98,15 +107,15 @@ class StudyLocation:
             InvalidRequest: there is no study.
         """
         if _is_database(storage):
-            known = set(cls.list_studies(storage))
-            names = [n for n in study_names(read_database(storage)) if n in known]
+            is_there = cls.list_studies(storage)  # says what is wrong with it, too
+            names = study_names(read_database(storage)) if is_there else []
         else:
             journals = [p for p in _root(storage).glob(f"*/{_JOURNAL}") if _was_made(p)]
             written = sorted((path.stat().st_mtime, path.parent.name) for path in journals)
             names = [name for _, name in written]
         if not names:
             raise InvalidRequest(
-                f"--storage {_shown(storage)}: holds no study; `search run` makes one"
+                f"--storage {without_password(storage)}: holds no study; `search run` makes one"
             )
         return cls(storage, names[-1])
 
@@ -114,7 +123,8 @@ class StudyLocation:
 def _was_made(journal: Path) -> bool:
     """False for a study whose driver died while it made the record: it is no study to anyone."""
     with journal.open("rb") as lines:
-        return any(b'"format_version"' in line for line in itertools.islice(lines, HEAD_LINES))
+        key = f'"{FORMAT_ATTRIBUTE}"'.encode()
+        return any(key in line for line in itertools.islice(lines, HEAD_LINES))
 
 
 def _is_database(storage: str) -> bool:
@@ -123,7 +133,3 @@ def _is_database(storage: str) -> bool:
 
 def _root(storage: str) -> Path:
     return Path(storage).expanduser()
-
-
-def _shown(storage: str) -> str:
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)

@@ -17,7 +17,7 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -33,6 +33,7 @@ from search._journal import clear_stale_lock, trim_torn_tail
 from search._lock import DriverLock, FileLock, Held, NoLock, PostgresLock
 from search._optuna_space import FAILED_VIOLATION, distributions, params_of
 from search._storage import (
+    FORMAT_ATTRIBUTE,
     StorageUnreadable,
     drive_database,
     drive_journal,
@@ -53,15 +54,15 @@ from spaces import (
     format_order,
 )
 
-__all__ = ["DriverState", "Record", "RecordReader"]
+__all__ = ["DriverState", "Record", "RecordReader", "refuse_taken"]
 
 FORMAT_VERSION = 1
 #: The driver shows what runs at most this often.
 BEAT_S = 5.0
 #: Without a beat for this long the driver is taken for dead.
 DEAD_AFTER_S = 30.0
-#: What may differ when a study is resumed: how much more of the same is asked for.
-_MAY_CHANGE = ("trials",)
+#: What may differ when a study is resumed: how much of the same is asked for, and what is said.
+_MAY_CHANGE = ("trials", "notes")
 
 #: The keys of `Judge.violations`.
 _CONSTRAINTS = ("size_bytes", "download_bytes", "latency_ms", "metric")
@@ -70,8 +71,9 @@ _CONSTRAINTS = ("size_bytes", "download_bytes", "latency_ms", "metric")
 #: every trial as feasible. Optuna 5 reads both: each excess counted twice changes no comparison.
 _OLD_CONSTRAINTS = "constraints"
 
-_SPEC, _PROFILE, _SPACE, _FORMAT = "spec", "profile", "space", "format_version"
+_SPEC, _PROFILE, _SPACE, _FORMAT = "spec", "profile", "space", FORMAT_ATTRIBUTE
 _DRIVER, _TEST_PREFIX, _TRIAL = "driver", "test:", "trial"
+_FINALISTS_OF = "finalists_of"
 
 State = Literal["running", "finished", "resumable"]
 
@@ -123,11 +125,7 @@ class RecordReader:
             StudyBroken: the record is damaged, or of another version.
         """
         try:
-            storage = (
-                read_database(location.storage)
-                if location.is_database
-                else read_journal(location.journal_path)
-            )
+            storage = _read_storage(location)
         except StorageUnreadable as error:
             _refuse_missing(location)
             raise StudyBroken(f"study {location}: {error}") from None
@@ -234,7 +232,8 @@ class Record(RecordReader):
         """Make a study and drive it.
 
         Raises:
-            InvalidRequest: it exists already, or its folder or database cannot be written.
+            InvalidRequest: it exists already, ours or not, or its folder or database cannot be
+                written.
             StudyBroken: another driver is making it, or the disk failed.
         """
         if spec.name != location.study:
@@ -251,11 +250,7 @@ class Record(RecordReader):
             ) from None
         with access.released_on_error(), _writing(location, "make the study"):
             storage = access.storage
-            if _is_complete(storage, location):
-                raise InvalidRequest(
-                    f"--study {location.study}: exists already in {location.place}; resume it, "
-                    "or choose another name"
-                )
+            _refuse_taken(storage, location)
             _write_head(storage, location, spec, profile, space)
             return cls(location, storage, access)
 
@@ -520,7 +515,7 @@ def _write_head(
             study.set_metric_names(names)
         studies.append(study)
     search, full = studies
-    full.set_user_attr("finalists_of", location.study)
+    full.set_user_attr(_FINALISTS_OF, location.study)
     knobs = [asdict(knob) for knob in space.knobs]
     for key, value in (
         (_SPEC, spec.to_dict()),
@@ -544,6 +539,52 @@ def _is_complete(storage: BaseStorage, location: StudyLocation) -> bool:
             return _FORMAT in storage.get_study_user_attrs(study_id)
         except KeyError:
             return False
+
+
+def refuse_taken(location: StudyLocation) -> None:
+    """Refuse a study whose name is not free, before anybody works for it.
+
+    Raises:
+        InvalidRequest: it exists already, as ours or as somebody else's Optuna study.
+        StudyBroken: the record is damaged.
+    """
+    try:
+        storage = _read_storage(location)
+    except StorageUnreadable as error:
+        if location.study in StudyLocation.list_studies(location.storage):
+            raise StudyBroken(f"study {location}: {error}") from None
+        return
+    _refuse_taken(storage, location)
+
+
+def _refuse_taken(storage: BaseStorage, location: StudyLocation) -> None:
+    if _is_complete(storage, location):
+        raise InvalidRequest(
+            f"--study {location.study}: exists already in {location.place}; `search resume` goes "
+            "on with it, or choose another name"
+        )
+    with _reading(location):
+        for study in storage.get_all_studies():
+            if study.study_name in (location.study, location.full_study) and not (
+                _is_begun(study.directions, study.user_attrs)
+                and storage.get_n_trials(study._study_id) == 0
+            ):
+                raise InvalidRequest(
+                    f"--study {location.study}: {location.place} holds an Optuna study "
+                    f"{study.study_name!r} that is not of this product; choose another name"
+                )
+
+
+def _is_begun(directions: Sequence[StudyDirection], attributes: Iterable[str]) -> bool:
+    """Whether a study looks as one of ours whose making was cut short."""
+    is_ours = set(attributes) <= {_SPEC, _PROFILE, _SPACE, _FINALISTS_OF}
+    return is_ours and len(directions) == 3 and [*directions[1:]] == [StudyDirection.MINIMIZE] * 2
+
+
+def _read_storage(location: StudyLocation) -> BaseStorage:
+    if location.is_database:
+        return read_database(location.storage)
+    return read_journal(location.journal_path)
 
 
 def _refuse_missing(location: StudyLocation) -> None:

@@ -1,13 +1,16 @@
 """From a request to an answer: what every door (command line, later a service) calls.
 
-prepare(request, engine)      a worker makes the profile -> spec, space, notes
+prepare(request, engine)      a worker makes the profile -> spec, space
+check_network(record, engine) before any more of an old study: is it still the same network?
 proposer_of(record, target)   who proposes in a study
 drive(record, ...)            search, finalists, test scores -> Answer
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from evaluators.cost.targets import format_capabilities, load_target
 from evaluators.messages import Profiled, WorkerContext
 from evaluators.workloads.registry import check_name, name_clashes
 from search.engines import Engine
-from search.finalists import answer_front
+from search.finalists import answer_certificate, answer_front
 from search.kept import KeptFiles
 from search.location import StudyLocation
 from search.proposers import make_proposer
@@ -37,6 +40,7 @@ from spaces import (
     ModelProfile,
     SearchSpace,
     Stage,
+    StudyBroken,
     Target,
     build_space,
 )
@@ -47,6 +51,8 @@ __all__ = [
     "Request",
     "answer_of",
     "capabilities_of",
+    "check_network",
+    "check_target",
     "drive",
     "prepare",
     "proposer_of",
@@ -118,14 +124,12 @@ class Prepared:
         profiled: what a worker found out about the workload.
         target: the hardware profile.
         space: what is searched.
-        notes: sentences the user should read.
     """
 
     spec: StudySpec
     profiled: Profiled
     target: Target
     space: SearchSpace
-    notes: tuple[str, ...]
 
     @property
     def judge(self) -> Judge:
@@ -180,10 +184,10 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     """
     check_name(request.workload)
     target = load_target(request.target)
-    workload = _absolute(request.workload)
+    workload, target_name = _absolute(request.workload), _absolute_target(request.target)
     first = WorkerContext(
         workload=workload,
-        target=request.target,
+        target=target_name,
         artifact_format=target.artifact_format,
         artifacts_dir=str(location.artifacts_dir.resolve()),
         device=request.device,
@@ -204,7 +208,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     spec = StudySpec(
         name=location.study,
         workload=workload,
-        target=request.target,
+        target=target_name,
         artifact_format=target.artifact_format,
         budget=request.budget(profiled.metric),
         metric=profiled.metric,
@@ -216,10 +220,11 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
         finalists=request.finalists,
         device=request.device,
         restrictions=request.restrictions,
+        target_sha256=_digest(target),
+        notes=(*name_clashes(workload), *removed, *_notes(target, profile, profiled)),
     )
     space = build_space(profile, capabilities, request.restrictions)
-    notes = [*name_clashes(workload), *removed, *_notes(target, profile, profiled)]
-    return Prepared(spec, profiled, target, space, tuple(notes))
+    return Prepared(spec, profiled, target, space)
 
 
 def _absolute(workload: str) -> str:
@@ -228,6 +233,47 @@ def _absolute(workload: str) -> str:
         return workload
     path, _, function = workload.rpartition(":")
     return f"{Path(path).resolve()}:{function}"
+
+
+def _absolute_target(target: str) -> str:
+    return str(Path(target).resolve()) if target.endswith(".toml") else target
+
+
+def _digest(target: Target) -> str:
+    content = json.dumps(asdict(target), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check_target(record: RecordReader, target: Target) -> None:
+    """Refuse to go on with a study whose target has other figures now.
+
+    Raises:
+        StudyBroken: it has.
+    """
+    if record.spec.target_sha256 not in ("", _digest(target)):
+        raise StudyBroken(
+            f"study {record.location}: the target {record.spec.target} is not as it was when the "
+            "study began, so new trials would not compare with the recorded ones; put it back, or "
+            "start another study"
+        )
+
+
+def check_network(record: RecordReader, engine: Engine) -> None:
+    """Refuse to go on with a study whose workload gives another network now.
+
+    Args:
+        record: of the study.
+        engine: configured with the study's context.
+
+    Raises:
+        StudyBroken: it does.
+    """
+    began_with = record.profile.baseline_sha256
+    if began_with and engine.submit(tasks.baseline_sha256).result() != began_with:
+        raise StudyBroken(
+            f"study {record.location}: the workload's network is not the one the study began with "
+            "(its packed baseline is another file); put that one back, or start another study"
+        )
 
 
 def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[str]:
@@ -306,7 +352,8 @@ def answer_of(record: RecordReader) -> Answer:
     front = answer_front(trials, finalists, judge, (spec.fidelity, spec.full_fidelity))
     certificate = None
     if not front.members:
-        certificate = Certificate.of(trials, judge, spec.fidelity)
+        fidelities = (spec.fidelity, spec.full_fidelity)
+        certificate = answer_certificate(trials, finalists, judge, fidelities)
     return Answer(front, judge, record.test_scores(), certificate)
 
 

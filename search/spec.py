@@ -32,6 +32,8 @@ class StudySpec:
         finalists: how many distinct front members are run again at full fidelity.
         device: "auto", "cpu" or "cuda", for fine-tuning.
         restrictions: the parsed `--space` file.
+        target_sha256: of the target's figures; "" in records of before it was kept.
+        notes: sentences the user should read; they decide nothing.
     """
 
     name: str
@@ -48,6 +50,8 @@ class StudySpec:
     finalists: int
     device: str = "auto"
     restrictions: Mapping[str, Any] = field(default_factory=dict)
+    target_sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     def identity(self, policy: Policy, fidelity: int, repeat: int = 0) -> Identity:
         """The identity of one evaluation in this study."""
@@ -63,7 +67,8 @@ class StudySpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self), "restrictions": dict(self.restrictions)}
+        lists = {"restrictions": dict(self.restrictions), "notes": list(self.notes)}
+        return {**asdict(self), **lists}
 
     def to_json(self) -> str:
         """Sorted keys, one line."""
@@ -73,4 +78,5 @@ class StudySpec:
     def from_dict(cls, data: Mapping[str, Any]) -> "StudySpec":
         """The inverse of `to_dict`."""
         budget, metric = Budget(**data["budget"]), Metric(**data["metric"])
-        return cls(**{**data, "budget": budget, "metric": metric})
+        notes = tuple(data.get("notes", ()))
+        return cls(**{**data, "budget": budget, "metric": metric, "notes": notes})

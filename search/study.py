@@ -165,14 +165,19 @@ def score_on_test(
     A workload without a test split has none: the start of the study said so.
     """
     known = record.test_scores()
-    for trial in trials:
+    waiting = [t for t in trials if t.measurement and t.identity.key not in known]
+    tracker = ProgressTracker("test", len(waiting), record.judge, ())
+
+    def beat() -> None:
+        record.write_driver(_driver_payload(engine, tracker.now(), ()))
+
+    for trial in waiting:
         measurement = trial.measurement
-        if measurement is None or trial.identity.key in known:
-            continue
+        assert measurement is not None
         try:
             if not kept.path(measurement.sha256).is_file():
-                _retried(engine, tasks.evaluate, trial.identity, trial.policy)
-            score = _retried(engine, tasks.score_test, measurement.sha256)
+                _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
+            score = _retried(engine, beat, tasks.score_test, measurement.sha256)
         except (InvalidRequest, WorkerLost) as refusal:
             # The search is done and recorded: what cannot be reported on must not undo that.
             observer.notice(f"trial {trial.number} is not scored on the test split: {refusal}")
@@ -182,14 +187,28 @@ def score_on_test(
         metric, error, samples = score
         scores = {"metric": metric, "metric_se": error, "samples": samples}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
+        tracker.add(trial)
 
 
-def _retried(engine: Engine, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A task's result; it runs once more if its worker dies."""
-    try:
-        return engine.submit(fn, *args, **kwargs).result()
-    except WorkerLost:
-        return engine.submit(fn, *args, **kwargs).result()
+def _retried(
+    engine: Engine,
+    beat: Callable[[], None],
+    fn: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """A task's result, `beat` called while it runs; it runs once more if its worker dies."""
+    for is_last in (False, True):
+        future = engine.submit(fn, *args, **kwargs)
+        while not wait([future], timeout=TICK_S).done:
+            beat()
+        beat()
+        try:
+            return future.result()
+        except WorkerLost:
+            if is_last:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _pump(

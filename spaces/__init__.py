@@ -5,7 +5,15 @@ from spaces.capabilities import Capabilities, LayerCapabilities
 from spaces.errors import InvalidRequest, SearchError, StudyBroken, WorkerLost
 from spaces.front import Certificate, Front, Judge, Step, hypervolume, nondominated
 from spaces.metric import ACCURACY, Metric
-from spaces.policy import Distillation, LayerPolicy, Policy, Stage, format_order, parse_order
+from spaces.policy import (
+    Distillation,
+    LayerPolicy,
+    Policy,
+    Stage,
+    format_order,
+    kept_channels,
+    parse_order,
+)
 from spaces.profile import LayerProfile, ModelProfile, Sensitivity
 from spaces.search_space import Knob, SearchSpace, build_space
 from spaces.target import Figure, Target
@@ -58,6 +66,7 @@ __all__ = [
     "build_space",
     "format_order",
     "hypervolume",
+    "kept_channels",
     "nondominated",
     "parse_order",
     "tensor_name",

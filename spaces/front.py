@@ -6,8 +6,8 @@ a 5 % logarithmic grid: otherwise timing noise would make every trial non-domina
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -260,21 +260,25 @@ class Certificate:
         excess: limit -> how far `closest` is over it (relative; the metric in its unit).
         bottleneck: (layer, bytes) of `closest`, most bytes first.
         steps: what the next bytes buy along `smallest`.
+        fidelity: of all these trials.
+        distance: total excess of `closest`; infinite without one.
     """
 
-    smallest: tuple[Trial, ...]
-    fastest: tuple[Trial, ...]
-    closest: Trial | None
-    excess: dict[str, float]
-    bottleneck: tuple[tuple[str, int], ...]
-    steps: tuple[Step, ...]
+    smallest: tuple[Trial, ...] = ()
+    fastest: tuple[Trial, ...] = ()
+    closest: Trial | None = None
+    excess: Mapping[str, float] = field(default_factory=dict)
+    bottleneck: tuple[tuple[str, int], ...] = ()
+    steps: tuple[Step, ...] = ()
+    fidelity: int = 0
+    distance: float = math.inf
 
     @classmethod
     def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Certificate":
         """The certificate from every finished trial of one fidelity."""
         finished = _finished(trials, fidelity)
         if not finished:
-            return cls((), (), None, {}, (), ())
+            return cls(fidelity=fidelity)
         points = judge.points(finished)
         smallest = _staircase(finished, points[:, [1, 0]])
         fastest = _staircase(finished, points[:, [2, 0]])
@@ -298,6 +302,8 @@ class Certificate:
             excess=excess(closest),
             bottleneck=bytes_by_layer(_measured(closest).ledger),
             steps=steps(smallest, judge.metric),
+            fidelity=fidelity,
+            distance=distance(closest),
         )
 
 

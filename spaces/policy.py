@@ -28,6 +28,7 @@ __all__ = [
     "Policy",
     "Stage",
     "format_order",
+    "kept_channels",
     "parse_order",
 ]
 
@@ -79,6 +80,11 @@ def parse_order(text: str) -> tuple[Stage, ...]:
 def _require(condition: bool, name: str, rule: str, value: object) -> None:
     if not condition:
         raise InvalidRequest(f"{name} must be {rule}, but got {value!r}")
+
+
+def kept_channels(count: int, sparsity: float) -> int:
+    """How many of a layer's output channels pattern "channel" leaves: at least one."""
+    return count - min(round(sparsity * count), count - 1)
 
 
 @dataclass(frozen=True, slots=True)

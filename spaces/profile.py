@@ -37,6 +37,9 @@ class LayerProfile:
         weight_quantiles: evenly spaced quantiles of the weights, first = min, last = max.
         can_prune_channels: False where a removed channel would be seen outside, as at the output.
         sensitivity: the scan's results for this layer.
+        input_group: first layer of the channel group that alone is this layer's input, each of
+            its output channels equally often; "" where that is not so (the network's input, a
+            concatenation, a part of the channels, a grouped convolution) or not known.
     """
 
     name: str
@@ -49,6 +52,7 @@ class LayerProfile:
     weight_quantiles: tuple[float, ...]
     can_prune_channels: bool
     sensitivity: tuple[Sensitivity, ...] = ()
+    input_group: str = ""
 
     @property
     def weight_count(self) -> int:
@@ -73,6 +77,9 @@ class ModelProfile:
         baseline_size_bytes: the uncompressed fp32 network in the target's format.
         baseline_latency_ms, latency_source: on the target, "measured" or "modelled".
         scan_passes, scan_seconds: what the sensitivity scan cost.
+        baseline_sha256: of the uncompressed network's file, so that another network under the same
+            name is noticed; "" in records of before it was kept.
+        latency_device: what the baseline's latency is of; "" likewise.
         gives_logits: whether the outputs are class scores, which a teacher can soften.
     """
 
@@ -87,6 +94,8 @@ class ModelProfile:
     latency_source: str
     scan_passes: int = 0
     scan_seconds: float = 0.0
+    baseline_sha256: str = ""
+    latency_device: str = ""
     gives_logits: bool = True
 
     @cached_property
@@ -98,6 +107,11 @@ class ModelProfile:
     def macs(self) -> int:
         """Multiply-accumulates of one inference of the uncompressed network."""
         return sum(layer.macs for layer in self.layers)
+
+    @property
+    def fp32_bytes(self) -> int:
+        """Of all parameters, 4 bytes each: what ratios are taken of, as the literature does."""
+        return 4 * self.parameter_count
 
     @property
     def parameter_count(self) -> int:

@@ -73,6 +73,12 @@ def make_conv() -> nn.Module:
     )
 
 
+def make_narrow() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)
+    )
+
+
 class Residual(nn.Module):
     """Conv, norm, then conv, norm and conv, norm beside a skip connection."""
 
@@ -109,6 +115,11 @@ def mlp() -> Workload:
 
 def conv() -> Workload:
     return workload(trained(make_conv))
+
+
+def narrow() -> Workload:
+    """Its first layer has a single output channel."""
+    return workload(trained(make_narrow))
 
 
 def residual() -> Workload:

@@ -185,7 +185,12 @@ class Simulator:
             weight_quantiles=(-edge, *(float(q) for q in laplace), edge),
             can_prune_channels=name != "out",
             sensitivity=self._scan(name),
+            input_group=self._before(name),
         )
+
+    def _before(self, name: str) -> str:
+        names = [shape[0] for shape in _LAYERS[-self.layer_count :]]
+        return names[names.index(name) - 1] if name != names[0] else ""
 
     def _scan(self, name: str) -> tuple[Sensitivity, ...]:
         """Untrained, one layer at a time, seen through a few samples: within some 30 per cent."""

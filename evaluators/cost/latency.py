@@ -10,7 +10,15 @@ channels and 8-bit integer kernels save time.
 
 from dataclasses import dataclass
 
-from spaces import Latency, LayerPolicy, LayerProfile, ModelProfile, Policy, Target
+from spaces import (
+    Latency,
+    LayerPolicy,
+    LayerProfile,
+    ModelProfile,
+    Policy,
+    Target,
+    kept_channels,
+)
 
 __all__ = ["layer_macs", "macs", "modelled_latency"]
 
@@ -19,38 +27,59 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One layer's share of channels that are left, and its MACs with those."""
+    """One layer with the (kept, all) channels it reads and writes.
+
+    `inputs` counts the channels of the group it reads, of which its input is a multiple.
+    """
 
     layer: LayerProfile
-    inputs_kept: float
-    outputs_kept: float
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
 
     @property
-    def macs(self) -> float:
-        return self.layer.macs * self.inputs_kept * self.outputs_kept
+    def inputs_kept(self) -> float:
+        return self.inputs[0] / self.inputs[1]
+
+    @property
+    def outputs_kept(self) -> float:
+        return self.outputs[0] / self.outputs[1]
+
+    @property
+    def macs(self) -> int:
+        # In integers: exact, because a real layer's MACs are a multiple of both numbers.
+        kept = self.inputs[0] * self.outputs[0]
+        return max(1, round(self.layer.macs * kept / (self.inputs[1] * self.outputs[1])))
 
 
 def _work(policy: Policy, profile: ModelProfile) -> list[_Work]:
     """Each layer with the channels it still reads and writes, in forward order.
 
-    A layer reads what the layer before it in forward order writes: exact for chains, and for
-    residual nets as good as their coupled groups, which lose the same channels. A depthwise layer
-    (one input channel a group) works on its own channels only.
+    What counts is what the prune stage applies, `kept_channels`, not the share that was asked. A
+    layer reads fewer channels where its whole input is one channel group's output
+    (`LayerProfile.input_group`, from the backend's dependency graph) and that group lost channels.
+    So this is exact for chains, parallel branches and residual adds, with batch-norms, activations,
+    pooling or a flatten in between. A layer that reads a concatenation of several groups, a part
+    of one, or something unknown has no credit for what is pruned before it: there the model says
+    more than is computed, never less.
     """
-    found: list[_Work] = []
-    before = 1.0
+    found = []
     for layer in profile.layers:
-        asked = policy.layer(layer.name)
-        outputs_kept = 1.0 - asked.sparsity if asked.pattern == "channel" else 1.0
-        reads_all_channels = len(layer.weight_shape) > 1 and layer.weight_shape[1] > 1
-        found.append(_Work(layer, before if reads_all_channels else 1.0, outputs_kept))
-        before = outputs_kept
+        inputs = (1, 1)
+        if layer.input_group:
+            inputs = _channels(policy, profile.layer_map[layer.input_group])
+        found.append(_Work(layer, inputs, _channels(policy, layer)))
     return found
+
+
+def _channels(policy: Policy, layer: LayerProfile) -> tuple[int, int]:
+    """(kept, all) output channels."""
+    asked, count = policy.layer(layer.name), layer.weight_shape[0]
+    return (kept_channels(count, asked.sparsity) if asked.pattern == "channel" else count), count
 
 
 def layer_macs(policy: Policy, profile: ModelProfile) -> dict[str, int]:
     """Layer -> multiply-accumulates of one inference without pruned channels, at least 1."""
-    return {work.layer.name: max(1, round(work.macs)) for work in _work(policy, profile)}
+    return {work.layer.name: work.macs for work in _work(policy, profile)}
 
 
 def macs(policy: Policy, profile: ModelProfile) -> int:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from evaluators.cost.distribution import WeightDistribution, entropy_bits, weight_distribution
-from spaces import LayerPolicy, LayerProfile, ModelProfile, Policy
+from spaces import LayerPolicy, LayerProfile, ModelProfile, Policy, kept_channels
 
 __all__ = ["CalibratedSize", "LayerSize", "SizeBand", "SizeModel", "predicted_bytes"]
 
@@ -116,8 +116,9 @@ def _layer_size(
     layer: LayerProfile, asked: LayerPolicy, scheme: str, granularity: str
 ) -> LayerSize:
     channels = layer.weight_shape[0]
-    channels_kept = 1.0 - asked.sparsity if asked.pattern == "channel" else 1.0
+    channels_kept = 1.0
     if asked.pattern == "channel":
+        channels_kept = kept_channels(channels, asked.sparsity) / channels
         # Whole channels go, so what is left of the layer is as dense as before.
         asked = replace(asked, sparsity=0.0, pattern="element")
     count = layer.weight_count * channels_kept

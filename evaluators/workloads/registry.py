@@ -16,7 +16,15 @@ from spaces import InvalidRequest, SearchError
 if TYPE_CHECKING:
     from evaluators.workloads.base import Workload
 
-__all__ = ["BUILT_IN", "DEFAULT_WORKLOAD", "BuiltIn", "check_name", "load_workload", "name_clashes"]
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT_WORKLOAD",
+    "BuiltIn",
+    "check_name",
+    "list_workloads",
+    "load_workload",
+    "name_clashes",
+]
 
 DEFAULT_WORKLOAD = "lenet300-mnist"
 ENTRY_POINTS = "compression_search.workloads"
@@ -59,6 +67,16 @@ BUILT_IN: dict[str, BuiltIn] = {
 }
 
 
+def list_workloads() -> dict[str, str]:
+    """Name -> one line about it: the built-in ones, then those of installed packages."""
+    plugins = {
+        name: f"{point.value}, of {point.dist.name if point.dist else 'an installed package'}"
+        for name, point in _plugins().items()
+        if name not in BUILT_IN
+    }
+    return {**{name: entry.description for name, entry in BUILT_IN.items()}, **plugins}
+
+
 def check_name(name: str) -> None:
     """Refuse a workload that cannot be loaded, before a worker tries.
 
@@ -70,7 +88,7 @@ def check_name(name: str) -> None:
         if not path.is_file():
             raise InvalidRequest(f"workload {name}: there is no file {path}")
     elif name not in BUILT_IN and name not in _plugins():
-        known = ", ".join([*BUILT_IN, *_plugins()])
+        known = ", ".join(list_workloads())
         raise InvalidRequest(
             f"workload must be one of {known}, or path/to/file.py:function, but got {name!r}"
         )

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from search.cli.text import latency_text, metric_text, trial_name
 from search.engines import InProcessEngine
 from search.kept import KeptFiles
 from search.record import RecordReader
-from search.session import answer_of, worker_context
+from search.session import answer_of, check_network, worker_context
 from spaces import Front, InvalidRequest, StudyBroken, Trial
 
 __all__ = ["export_command", "export_trial", "manifest_path", "verify_command"]
@@ -82,7 +83,7 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
 
     Raises:
         OSError: `out` cannot be written.
-        StudyBroken: the file is not the one that was measured.
+        StudyBroken: the file is not the one that was measured, or cannot be made again.
     """
     values, spec = trial.measurement, record.spec
     assert values is not None
@@ -97,9 +98,23 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
         )
     manifest = _manifest(record, trial)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
-    manifest_path(out).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    _write_whole(out, data)
+    _write_whole(manifest_path(out), (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Never a half-written file under this name, whenever the process dies."""
+    path = path.resolve()  # of a link the file it leads to
+    if path.exists() and not path.is_file():  # /dev/stdout is written to, not replaced
+        path.write_bytes(data)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _made_again(record: RecordReader, trial: Trial) -> bytes:
@@ -109,6 +124,7 @@ def _made_again(record: RecordReader, trial: Trial) -> bytes:
     context = worker_context(record.spec, record.location, record.profile)
     with tempfile.TemporaryDirectory(prefix="search-export-") as folder:
         engine.configure(tasks.setup, replace(context, artifacts_dir=folder))
+        check_network(record, engine)
         outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
         sha256 = getattr(outcome, "sha256", None)
         if sha256 == trial.measurement.sha256:

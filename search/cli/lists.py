@@ -11,7 +11,7 @@ from rich.table import Table
 from evaluators import tasks
 from evaluators.cost.targets import list_targets, load_target
 from evaluators.messages import WorkerContext
-from evaluators.workloads.registry import BUILT_IN, DEFAULT_WORKLOAD, check_name
+from evaluators.workloads.registry import DEFAULT_WORKLOAD, check_name, list_workloads
 from search.cli.run import open_engine, read_restrictions
 from search.cli.screen import make_console
 from search.session import capabilities_of
@@ -21,7 +21,7 @@ __all__ = ["space_command", "targets_command", "workloads_command"]
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -74,7 +74,9 @@ def targets_command(arguments: argparse.Namespace) -> int:
     table = _table("Targets", "name", "what", "size measured as", "latency")
     for target in targets:
         latency = "measured here" if target.is_this_machine else "modelled"
-        table.add_row(target.name, escape(target.description), target.artifact_format, latency)
+        table.add_row(
+            escape(target.name), escape(target.description), target.artifact_format, latency
+        )
     make_console().print(table)
     return 0
 
@@ -87,7 +89,8 @@ def _show_target(target: Target) -> None:
         table.add_row(name, f"{figure.value:g}", escape(figure.source))
     console = make_console()
     console.print(table)
-    console.print(f"own format {target.native_format}, sizes measured as {target.artifact_format}")
+    own = escape(target.native_format)
+    console.print(f"own format {own}, sizes measured as {target.artifact_format}")
     for sentence in target.kernel_truth:
         console.print(f"- {escape(sentence)}", highlight=False)
 
@@ -95,12 +98,12 @@ def _show_target(target: Target) -> None:
 def workloads_command(arguments: argparse.Namespace) -> int:
     """`search workloads`."""
     if arguments.json:
-        rows = [{"name": n, "description": b.description} for n, b in BUILT_IN.items()]
+        rows = [{"name": n, "description": what} for n, what in list_workloads().items()]
         sys.stdout.write(json.dumps({"default": DEFAULT_WORKLOAD, "workloads": rows}) + "\n")
         return 0
     table = _table("Workloads", "name", "what")
-    for name, built_in in BUILT_IN.items():
-        table.add_row(name, escape(built_in.description))
+    for name, what in list_workloads().items():
+        table.add_row(escape(name), escape(what))
     table.add_row("FILE.py:FUNCTION", "your own: a function which returns a Workload (README)")
     make_console().print(table)
     return 0

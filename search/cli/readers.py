@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from search.cli.screen import front_table, make_console, print_answer, trial_details
 from search.cli.text import storage_flag, trial_name
 from search.location import StudyLocation
@@ -81,12 +83,12 @@ def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
     profile = record.profile
     result: dict[str, Any] = {
         "study": spec.name,
-        "storage": record.location.storage,
+        "storage": record.location.place,
         "spec": spec.to_dict(),
         "baseline": {
             "metric": profile.baseline_metric,
             "metric_se": profile.baseline_metric_se,
-            "fp32_bytes": 4 * profile.parameter_count,
+            "fp32_bytes": profile.fp32_bytes,
             "size_bytes": profile.baseline_size_bytes,
             "latency_ms": profile.baseline_latency_ms,
             "latency_source": profile.latency_source,
@@ -142,11 +144,12 @@ def show_command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(trial.to_json() + "\n")
         return 0
-    title = f"{record.spec.name} #{arguments.trial}"
+    spec = record.spec
+    title = f"{spec.name} #{trial_name(trial, spec.full_fidelity, spec.fidelity)}"
     trial_details(make_console(), trial, record.judge, title)
     scores = record.test_scores().get(trial.identity.key)
     if scores:
-        shown = record.judge.metric.format(scores["metric"])
+        shown = escape(record.judge.metric.format(scores["metric"]))
         make_console().print(f"\n{shown} on the test split", highlight=False)
     return 0
 
@@ -175,8 +178,7 @@ def write_study_report(record: RecordReader, path: Path) -> Path:
     from dashboards.report import ReportInput, write_report  # noqa: PLC0415 -- pandas and plotly
 
     spec = record.spec
-    name, storage = spec.name, record.location.storage
-    where = storage_flag(storage)
+    name, where = spec.name, storage_flag(record.location.place)
     commands = (
         ("Export the pick", f"search export --study {name}{where} --pick best"),
         ("Look at a trial", f"search show 0 --study {name}{where}"),
@@ -189,7 +191,7 @@ def write_study_report(record: RecordReader, path: Path) -> Path:
         trials=tuple(record.trials()),
         finalists=tuple(record.finalists()),
         test_scores=record.test_scores(),
-        notes=(),
+        notes=spec.notes,
         commands=commands,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

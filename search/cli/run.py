@@ -26,7 +26,7 @@ from evaluators.cost.targets import load_target
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
-from search.cli.screen import Screen, make_console, print_answer, print_prepared
+from search.cli.screen import Screen, make_console, print_answer, print_notes, print_prepared
 from search.cli.text import (
     bytes_text,
     duration_text,
@@ -37,12 +37,14 @@ from search.cli.text import (
 )
 from search.engines import ENGINES, Engine
 from search.location import StudyLocation
-from search.record import Record, RecordReader
+from search.record import Record, refuse_taken
 from search.session import (
     Answer,
     Prepared,
     Request,
     answer_of,
+    check_network,
+    check_target,
     drive,
     prepare,
     proposer_of,
@@ -95,9 +97,10 @@ def resume_command(arguments: argparse.Namespace) -> int:
     location = _known_location(arguments)
     with _interrupts(), open_engine(arguments.engine, arguments.workers) as engine:
         record = Record.open(location)
-        with _closed_on_error(record):
-            if arguments.trials is not None:
+        if arguments.trials is not None:
+            with _closed_on_error(record):
                 record = _with_trials(record, location, arguments.trials)
+        with _closed_on_error(record):
             spec = record.spec
             done = len(record.trials())
             console.print(
@@ -105,6 +108,11 @@ def resume_command(arguments: argparse.Namespace) -> int:
                 f"{len(record.finalists())} finalists",
                 highlight=False,
             )
+            print_notes(console, spec.notes)
+            check_target(record, load_target(spec.target))
+            engine.configure(tasks.setup, worker_context(spec, location, record.profile))
+            with console.status("a worker compares the network with the recorded one"):
+                check_network(record, engine)
             return _drive(record, engine, console, arguments)
 
 
@@ -140,13 +148,18 @@ def _drive(
             return _interrupted(record, console)
         record.close(is_finished=len(record.trials()) >= spec.trials)
     console.print(f"\nsearched for {duration_text(time.monotonic() - started)}", highlight=False)
+    if not record.trials() and arguments.timeout is not None:
+        raise StudyBroken(
+            f"study {location}: no trial finished within the --timeout of {arguments.timeout:g} s; "
+            f"go on with more time: search resume {spec.name}{storage_flag(location.place)}"
+        )
     return _present(record, answer, as_json=arguments.json)
 
 
 def _present(record: Record, answer: Answer, *, as_json: bool) -> int:
     spec, location = record.spec, record.location
     out = make_console(stderr=as_json)
-    trials, where = record.trials(), storage_flag(location.storage)
+    trials, where = record.trials(), storage_flag(location.place)
     if trials and not any(trial.measurement for trial in trials):
         reasons = Counter(str(trial.outcome) for trial in trials)
         reason, times = reasons.most_common(1)[0]
@@ -194,7 +207,7 @@ def _interrupted(record: Record, console: Console) -> int:
     answer = answer_of(record)
     if answer.front.members:
         print_answer(console, answer, spec)
-    command = f"search resume {spec.name}{storage_flag(location.storage)}"
+    command = f"search resume {spec.name}{storage_flag(location.place)}"
     console.print(f"\ngo on with: {escape(command)}", highlight=False, soft_wrap=True)
     return EXIT_INTERRUPTED
 
@@ -276,26 +289,25 @@ def read_restrictions(path: str | None) -> Mapping[str, Any]:
 def _new_location(arguments: argparse.Namespace) -> StudyLocation:
     if arguments.study is not None:
         location = StudyLocation(arguments.storage, arguments.study)
-        _refuse_existing(location)
+        # The record refuses it too, but only after a worker has made the profile.
+        refuse_taken(location)
         return location
     stem = Path(arguments.workload.rpartition(":")[0] or arguments.workload).stem
     target = Path(arguments.target).stem
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{target}").lstrip("._-")[:80] or "study"
     known = set(StudyLocation.list_studies(arguments.storage))
-    name = next(n for i in itertools.count(1) if (n := f"{base}-{i}") not in known)
-    return StudyLocation(arguments.storage, name)
+    names = (f"{base}-{i}" for i in itertools.count(1))
+    locations = (StudyLocation(arguments.storage, name) for name in names if name not in known)
+    return next(location for location in locations if _is_free(location))
 
 
-def _refuse_existing(location: StudyLocation) -> None:
-    """The record refuses it too, but only after a worker has made the profile."""
+def _is_free(location: StudyLocation) -> bool:
+    """False where somebody else's Optuna study has the name."""
     try:
-        RecordReader.open(location)
-    except InvalidRequest:  # there is none, or one whose making was cut short
-        return
-    raise InvalidRequest(
-        f"--study {location.study}: exists already in {location.place}; `search resume` goes on "
-        "with it, or choose another name"
-    )
+        refuse_taken(location)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _known_location(arguments: argparse.Namespace) -> StudyLocation:

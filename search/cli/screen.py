@@ -32,6 +32,7 @@ __all__ = [
     "front_table",
     "make_console",
     "measured",
+    "print_notes",
     "trial_details",
 ]
 
@@ -48,8 +49,10 @@ class _Console(Console):
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for the tables in a log."""
-    console = _Console(stderr=stderr)
-    return console if console.is_terminal else _Console(stderr=stderr, width=LOG_WIDTH)
+    console = _Console(stderr=stderr, emoji=False)
+    if console.is_terminal:
+        return console
+    return _Console(stderr=stderr, emoji=False, width=LOG_WIDTH)
 
 
 def measured(trial: Trial) -> Measurement:
@@ -65,11 +68,16 @@ class Screen:
         """Args: console: usually on stderr, so that stdout stays the result's."""
         self._console = console
         self._judge, self._spec = judge, spec
+        self._is_wide = console.width >= LOG_WIDTH
         self._bar = Bar(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=9)),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=16 if self._is_wide else 8),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
+            TextColumn(
+                "{task.fields[state]}",
+                table_column=Column(no_wrap=True, ratio=1),
+                markup=False,
+            ),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -91,7 +99,7 @@ class Screen:
         self._console.print(
             f"[bold]#{name:<7}[/]{escape(outcome_text(trial, self._judge))}"
             f"  [dim]{escape(order_text(trial.policy))}  {escape(trial.origin)}[/]"
-            + ("" if self._console.is_terminal else f"  [{self._state(progress)}]"),
+            + ("" if self._console.is_terminal else f"  {escape(f'[{self._state(progress)}]')}"),
             highlight=False,
             soft_wrap=True,
         )
@@ -120,10 +128,12 @@ class Screen:
             best = measured(progress.best)
             metric = self._judge.metric.format(best.metric)
             parts.append(f"best {metric} in {bytes_text(best.size_bytes)}")
+        if not self._is_wide:
+            parts.append(f"HV {progress.hypervolume:.4f}")
         parts.append(f"{progress.feasible} feasible")
         if progress.failed:
             parts.append(f"{progress.failed} failed")
-        if self._console.width >= LOG_WIDTH:
+        if self._is_wide:
             parts.append(f"hypervolume {progress.hypervolume:.4f}")
         return ", ".join(parts)
 
@@ -138,7 +148,7 @@ def print_prepared(console: Console, prepared: Prepared) -> None:
     epochs = spec.fidelity / prepared.profiled.train_samples
     full = spec.full_fidelity / prepared.profiled.train_samples
     what = f"{spec.metric.name} {baseline} on validation, "
-    what += f"{bytes_text(4 * profile.parameter_count)} of fp32 weights "
+    what += f"{bytes_text(profile.fp32_bytes)} of fp32 weights "
     what += f"({bytes_text(profile.baseline_size_bytes)} as {spec.artifact_format}), "
     what += f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}"
     orders = len(prepared.space.knob("order").choices)
@@ -156,7 +166,12 @@ def print_prepared(console: Console, prepared: Prepared) -> None:
     )
     for name, value in rows:
         console.print(f"[bold]{name:<9}[/] {escape(value)}", highlight=False, soft_wrap=True)
-    for note in prepared.notes:
+    print_notes(console, spec.notes)
+
+
+def print_notes(console: Console, notes: Sequence[str]) -> None:
+    """What the user should know of a study."""
+    for note in notes:
         console.print(f"[yellow]note[/]      {escape(note)}", highlight=False, soft_wrap=True)
 
 
@@ -168,9 +183,9 @@ def front_table(
 ) -> Table:
     """The front, smallest first; the pick is starred."""
     metric, profile = judge.metric, judge.profile
-    fp32_bytes = 4 * profile.parameter_count
+    fp32_bytes = profile.fp32_bytes
     table = Table(
-        title=f"Front, by {metric.name}, at {front.fidelity:,} training samples "
+        title=f"Front, by {escape(metric.name)}, at {front.fidelity:,} training samples "
         f"({front.feasible} of {front.finished} trials within budget)",
         title_justify="left",
         box=None,
@@ -188,11 +203,11 @@ def front_table(
         table.add_row(
             "★" if is_pick else "",
             trial_name(trial, spec.full_fidelity, spec.fidelity),
-            metric_text(metric, values.metric, values.metric_se),
-            metric.format(test["metric"]) if test else "",
+            escape(metric_text(metric, values.metric, values.metric_se)),
+            escape(metric.format(test["metric"])) if test else "",
             f"{values.size_bytes:,}",
             f"{fp32_bytes / values.size_bytes:.1f}x",
-            latency_text(values),
+            escape(latency_text(values)),
             escape(order_text(trial.policy)),
             style="bold" if is_pick else "",
         )
@@ -202,7 +217,7 @@ def front_table(
 def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     """The front and the pick, or the certificate."""
     if answer.certificate is not None:
-        print_certificate(console, answer.certificate, answer.judge)
+        print_certificate(console, answer.certificate, answer.judge, spec)
         return
     judge, front = answer.judge, answer.front
     console.print()
@@ -217,31 +232,36 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     compared = f"{moved} {word} the baseline" if drop else "as the baseline"
     name = trial_name(front.pick, spec.full_fidelity, spec.fidelity)
     console.print(
-        f"\n[bold]Pick[/] #{name}: {judge.metric.format(values.metric)}, {compared}, "
+        f"\n[bold]Pick[/] #{name}: {escape(judge.metric.format(values.metric))}, {compared}, "
         f"in {values.size_bytes:,} bytes "
-        f"({4 * judge.profile.parameter_count / values.size_bytes:.0f}x smaller than fp32), "
-        f"{latency_text(values)}. The smallest within one standard error of the best.",
+        f"({judge.profile.fp32_bytes / values.size_bytes:.0f}x smaller than fp32), "
+        f"{escape(latency_text(values))}. The smallest within one standard error of the best.",
         highlight=False,
     )
 
 
-def print_certificate(console: Console, certificate: Certificate, judge: Judge) -> None:
+def print_certificate(
+    console: Console, certificate: Certificate, judge: Judge, spec: StudySpec
+) -> None:
     """Why nothing met the budget, and what could be had."""
     if certificate.closest is None:
         console.print("\nNo trial has given a network yet, so there is no front.")
         return
     console.print(f"\n[bold red]Budget not met[/]: {escape(budget_text(judge))}", highlight=False)
     values = measured(certificate.closest)
+    name = trial_name(certificate.closest, spec.full_fidelity, spec.fidelity)
     over = ", ".join(_excess_text(k, v, judge) for k, v in certificate.excess.items())
     console.print(
-        f"Closest: #{certificate.closest.number}, {judge.metric.format(values.metric)} in "
-        f"{values.size_bytes:,} bytes, {latency_text(values)}; {over}",
+        f"Closest: #{name}, {escape(judge.metric.format(values.metric))} in "
+        f"{values.size_bytes:,} bytes, {escape(latency_text(values))}; {escape(over)}",
         highlight=False,
     )
     held = ", ".join(f"{name or 'file'} {size:,} B" for name, size in certificate.bottleneck[:4])
     console.print(f"Its bytes are in: {escape(held)}", highlight=False)
-    console.print(certificate_table("Smallest found at each metric", certificate.smallest, judge))
-    console.print(certificate_table("Fastest found at each metric", certificate.fastest, judge))
+    samples = f"at {certificate.fidelity:,} training samples"
+    for what, trials in (("Smallest", certificate.smallest), ("Fastest", certificate.fastest)):
+        title = f"{what} found at each {judge.metric.name}, {samples}"
+        console.print(certificate_table(title, trials, judge))
     for step in certificate.steps[:5]:
         gain = f"{100 * step.gain:.2f} points" if judge.metric.unit == "share" else f"{step.gain:g}"
         console.print(
@@ -261,16 +281,16 @@ def _excess_text(limit: str, excess: float, judge: Judge) -> str:
 
 def certificate_table(title: str, trials: Sequence[Trial], judge: Judge) -> Table:
     """Trials that nothing beats on one axis, at most ten of them."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("trial", judge.metric.name, "bytes", "latency"):
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    for name in ("trial", escape(judge.metric.name), "bytes", "latency"):
         table.add_column(name, justify="right")
     for trial in trials[:10]:
         values = measured(trial)
         table.add_row(
             str(trial.number),
-            metric_text(judge.metric, values.metric, values.metric_se),
+            escape(metric_text(judge.metric, values.metric, values.metric_se)),
             f"{values.size_bytes:,}",
-            latency_text(values),
+            escape(latency_text(values)),
         )
     return table
 
@@ -285,18 +305,19 @@ def trial_details(console: Console, trial: Trial, judge: Judge, title: str) -> N
         return
     values = trial.measurement
     console.print(
-        f"\n{metric_text(judge.metric, values.metric, values.metric_se)} on "
+        f"\n{escape(metric_text(judge.metric, values.metric, values.metric_se))} on "
         f"{values.metric_samples:,} validation samples, {values.size_bytes:,} bytes, "
-        f"{latency_text(values)} ({escape(values.latency.device)}), {values.macs:,} MACs",
+        f"{escape(latency_text(values))} ({escape(values.latency.device)}), {values.macs:,} MACs",
         highlight=False,
     )
     audit = Table(title="\nAfter each stage", title_justify="left", box=None, pad_edge=False)
-    for name in ("stage", "samples", "seconds", judge.metric.name, "layer", "zeros", "values"):
+    metric = escape(judge.metric.name)
+    for name in ("stage", "samples", "seconds", metric, "layer", "zeros", "values"):
         audit.add_column(name, justify="left" if name in ("stage", "layer") else "right")
     audit.add_column("destroyed")
     for stage in values.audit:
-        head = [stage.stage, f"{stage.samples:,}", f"{stage.seconds:.2f}"]
-        head.append(judge.metric.format(stage.metric))
+        head = [escape(stage.stage), f"{stage.samples:,}", f"{stage.seconds:.2f}"]
+        head.append(escape(judge.metric.format(stage.metric)))
         for layer, seen in stage.layers.items():
             row = [f"{100 * seen.sparsity:.1f} %", f"{seen.distinct_nonzero:,}"]
             audit.add_row(*head, escape(layer), *row, escape("; ".join(stage.destroyed)))
@@ -307,7 +328,7 @@ def trial_details(console: Console, trial: Trial, judge: Judge, title: str) -> N
     ledger.add_column("section")
     ledger.add_column("bytes", justify="right")
     for line in values.ledger:
-        ledger.add_row(escape(line.layer or "file"), line.section, f"{line.size_bytes:,}")
+        ledger.add_row(escape(line.layer or "file"), escape(line.section), f"{line.size_bytes:,}")
     ledger.add_row("[bold]sum[/]", "", f"[bold]{sum(x.size_bytes for x in values.ledger):,}[/]")
     console.print(ledger)
 
@@ -319,12 +340,13 @@ def _print_policy(console: Console, policy: Policy, judge: Judge) -> None:
     if not policy.distillation.is_neutral:
         knobs = policy.distillation
         console.print(
-            f"  distillation     {knobs.kind}, temperature {knobs.temperature:g}, "
+            f"  distillation     {escape(knobs.kind)}, temperature {knobs.temperature:g}, "
             f"weight {knobs.weight:g}",
             highlight=False,
         )
     console.print(
-        f"  network          {policy.activation_bits}-bit activations, {policy.cluster_init} "
-        f"k-means start, {policy.scheme} grids, one scale a {policy.granularity}",
+        f"  network          {policy.activation_bits}-bit activations, "
+        f"{escape(policy.cluster_init)} k-means start, {escape(policy.scheme)} grids, "
+        f"one scale a {escape(policy.granularity)}",
         highlight=False,
     )

@@ -80,7 +80,11 @@ def trial_name(trial: Trial, full_fidelity: int, search_fidelity: int) -> str:
 
 
 def storage_flag(storage: str) -> str:
-    """What a command needs to find a study again: `" --storage runs"`, "" for the default."""
+    """What a command needs to find a study again: `" --storage runs"`, "" for the default.
+
+    Args:
+        storage: `StudyLocation.place`, because commands are shown: a password is left to the user.
+    """
     return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
 
 

@@ -61,7 +61,7 @@ def test_the_answer_comes_first(page: Page) -> None:
     assert sections[0] == "answer"
     assert sections[1:4] == ["front", "finalists", "search"]
     words = " ".join(page.words)
-    assert "smaller than the baseline" in words
+    assert "smaller than its fp32 weights" in words
     assert "test accuracy" in words
     assert "97.12 %" in words
     assert "latency, modelled" in words

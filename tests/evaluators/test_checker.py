@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.checker import broken_constraints
-from spaces import LayerPolicy, Policy
+from evaluators.checker import broken_constraints, unrounded_activations
+from spaces import LayerPolicy, Policy, Stage
 
 EVERYTHING = ("prune", "cluster", "quantize")
 
@@ -98,6 +98,14 @@ def test_levels_too_far_apart_for_the_bits() -> None:
     assert not broken(weight, LayerPolicy(bits=4), scheme="asymmetric")
 
 
+@pytest.mark.parametrize("off", [2.4, 2.01, 1.999])
+def test_uneven_spacing(off: float) -> None:
+    """Few values, within the range of the bits, but not on its levels."""
+    asked = LayerPolicy(bits=4)
+    assert not broken(np.resize([0.0, 1.0, 2.0, -5.0], (2, 8)), asked)
+    assert broken(np.resize([0.0, 1.0, off, -5.0], (2, 8)), asked)
+
+
 def test_a_lopsided_grid_is_not_symmetric() -> None:
     weight = np.resize([0.0, -1.0, 2.0, 5.0], (2, 8))
     assert not broken(weight, LayerPolicy(bits=3), scheme="asymmetric")
@@ -152,3 +160,12 @@ def test_every_grid_is_accepted(
     weight = (np.array(chosen, np.float32) * np.float32(scale))[None]
     scheme = "asymmetric" if asymmetric else "symmetric"
     assert broken(weight, LayerPolicy(bits=bits), scheme=scheme) == []
+
+
+def test_activations_that_the_file_does_not_round_are_named() -> None:
+    asked = Policy((Stage.QUANTIZE,), (("fc1", LayerPolicy(bits=8)),), activation_bits=8)
+    assert unrounded_activations(asked, ["fc1", "fc2"], {"fc1", "fc2"}) == []
+    assert unrounded_activations(asked, ["fc1", "fc2"], {"fc1"}) == [
+        "fc2: activation_bits 8 is not in the file"
+    ]
+    assert unrounded_activations(Policy(), ["fc1"], set()) == []

@@ -1,8 +1,10 @@
 """`--storage` and `--study` to paths."""
 
 import os
+import re
 from pathlib import Path
 
+import optuna
 import pytest
 
 from search.location import DEFAULT_STORAGE, StudyLocation
@@ -26,14 +28,45 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_database_keeps_its_artifacts_in_the_default_folder() -> None:
+    """In a folder that no other database and no folder study has."""
     location = StudyLocation("postgresql://me:secret@db:5432/runs", "lenet")
     assert location.is_database
-    assert location.artifacts_dir == Path(DEFAULT_STORAGE) / "lenet" / "artifacts"
+    assert location.artifacts_dir == location.folder / "artifacts"
+    assert location.folder.parent == Path(DEFAULT_STORAGE)
+    assert re.fullmatch(r"lenet-[0-9a-f]{8}", location.folder.name)
 
 
-def test_messages_never_show_the_password() -> None:
-    location = StudyLocation("postgresql+psycopg://me:se:cr@et@db/runs", "lenet")
-    assert str(location) == "lenet in postgresql+psycopg://me:***@db/runs"
+@pytest.mark.parametrize(
+    ("url", "other", "is_same"),
+    [
+        ("postgresql://me:a@db/runs", "postgresql://me:b@db/runs", True),
+        ("postgresql://me:a@db/runs", "postgresql+psycopg2://me@db/runs?password=b", False),
+        ("postgresql://db/x?password=a", "postgresql+psycopg2://db/x?password=b", True),
+        ("postgresql://me:a@db/runs", "postgresql://me:a@db/other", False),
+        ("postgresql://me:a@db/runs", "postgresql://me:a@db2/runs", False),
+        ("sqlite:///a.db", "sqlite:///b.db", False),
+        ("sqlite:///a.db", "sqlite:///./x/../a.db", True),
+        ("sqlite:///a.db", "sqlite:///{here}/a.db", True),
+    ],
+)
+def test_every_database_has_its_own_folder(
+    url: str, other: str, is_same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {StudyLocation(x.format(here=tmp_path), "a").folder for x in (url, other)}
+    assert (len(folders) == 1) == is_same
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:se:cr@et@db/runs", "postgresql+psycopg://me:***@db/runs"),
+        ("postgresql://db/x?password=secret&a=b", "postgresql://db/x?password=***&a=b"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_messages_never_show_the_password(url: str, shown: str) -> None:
+    assert str(StudyLocation(url, "lenet")) == f"lenet in {shown}"
 
 
 @pytest.mark.parametrize(
@@ -90,11 +123,24 @@ def test_studies_of_a_database(tmp_path: Path) -> None:
     assert StudyLocation.latest(storage).study == "a"
 
 
+def test_other_peoples_studies_of_a_database(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/runs.db"
+    optuna.create_study(study_name="theirs", storage=storage)
+    assert StudyLocation.list_studies(storage) == []
+    with pytest.raises(InvalidRequest, match="holds no study"):
+        StudyLocation.latest(storage)
+    make(storage, "ours")
+    optuna.create_study(study_name="later", storage=storage)
+    assert StudyLocation.list_studies(storage) == ["ours"]
+    assert StudyLocation.latest(storage).study == "ours"
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
         ("nosuch://host/db", "nosuch"),
         ("sqlite://", "in memory"),
+        ("postgresql://me:secret@host:port/db", "invalid literal|URL"),
         ("oracle+cx_oracle://me:secret@host/db", "not installed"),
     ],
 )

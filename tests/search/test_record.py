@@ -19,8 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 from search import record as record_module
 from search._journal import trim_torn_tail
 from search.location import StudyLocation
-from search.record import Record, RecordReader
-from spaces import InvalidRequest, Policy, SearchError, StudyBroken
+from search.record import Record, RecordReader, refuse_taken
+from search.spec import StudySpec
+from spaces import InvalidRequest, ModelProfile, Policy, SearchError, StudyBroken
 from tests.simulator import Simulator, simulate
 
 
@@ -525,6 +526,64 @@ def test_killed_at_random_instants(journal: StudyLocation, sim: Simulator) -> No
 
 
 # Databases ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sim", "sim@full"])
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize", "minimize"]])
+def test_somebody_elses_study_is_left_alone(
+    name: str, directions: list[str], tmp_path: Path, sim: Simulator
+) -> None:
+    location = StudyLocation(f"sqlite:///{tmp_path}/runs.db", "sim")
+    theirs = optuna.create_study(study_name=name, storage=location.storage, directions=directions)
+    theirs.set_user_attr("mine", True)
+    theirs.tell(theirs.ask(), [1.0] * len(directions))
+    for attempt in (lambda: refuse_taken(location), lambda: create(location, sim).close()):
+        with pytest.raises(InvalidRequest, match=f"Optuna study '{name}' that is not of this"):
+            attempt()
+    after = load_study(location, name)
+    assert after.user_attrs == {"mine": True}
+    assert len(after.trials) == 1
+    assert optuna.get_all_study_names(location.storage) == [name]
+
+
+def test_a_name_is_free_or_taken(location: StudyLocation, sim: Simulator) -> None:
+    refuse_taken(location)
+    create(location, sim).close()
+    with pytest.raises(InvalidRequest, match="exists already"):
+        refuse_taken(location)
+
+
+def test_two_databases_with_one_study_name_share_no_file(
+    tmp_path: Path, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with a study in the default folder: a sweep would delete the others' files."""
+    monkeypatch.chdir(tmp_path)
+    storages = ("sqlite:///a.db", "sqlite:///b.db", "search-runs")
+    locations = [StudyLocation(storage, "sim") for storage in storages]
+    assert len({location.artifacts_dir for location in locations}) == 3
+    for location in locations:
+        create(location, sim).close()
+    assert StudyLocation.list_studies("search-runs") == ["sim"]
+
+
+def test_records_of_before_some_fields(sim: Simulator) -> None:
+    spec, profile = sim.spec.to_dict(), sim.profile.to_dict()
+    for key in ("notes", "target_sha256"):
+        del spec[key]
+    for key in ("baseline_sha256", "latency_device"):
+        del profile[key]
+    assert StudySpec.from_dict(spec) == sim.spec
+    assert ModelProfile.from_dict(profile) == sim.profile
+
+
+def test_notes_come_back_and_decide_nothing(location: StudyLocation, sim: Simulator) -> None:
+    spec = dataclasses.replace(sim.spec, notes=("no test split",), target_sha256="ab")
+    Record.create(location, spec, sim.profile, sim.space).close()
+    assert RecordReader.open(location).spec == spec
+    Record.open(location, dataclasses.replace(spec, notes=("other", "words"))).close()
+    assert RecordReader.open(location).spec.notes == ("other", "words")
+    with pytest.raises(StudyBroken, match="target_sha256 changed"):
+        Record.open(location, dataclasses.replace(spec, target_sha256="cd"))
 
 
 def test_a_database_without_protection_says_so(

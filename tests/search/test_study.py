@@ -1,6 +1,7 @@
 """The loop, on the simulator: what reaches the record, in every kind of bad weather."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from search import study as study_module
 from search.proposers.base import Proposal
 from search.record import Record
 from search.study import run_finalists, run_search, score_on_test
@@ -299,6 +301,32 @@ def test_what_cannot_be_scored_is_said_and_costs_nothing_else(
     engine.test_split = InvalidRequest("cannot read x: it is damaged")
     score_on_test(record, engine, kept, watcher, trials)
     assert watcher.notices[1].endswith("cannot read x: it is damaged")
+
+
+class LateEngine(SimulatedEngine):
+    """Every answer comes after 0.15 s."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        late: Future[Any] = Future()
+        done = super().submit(fn, *args, **kwargs)
+        threading.Timer(0.15, lambda: late.set_result(done.result())).start()
+        return late
+
+
+def test_readers_see_that_it_is_scoring(
+    record: Record, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a test split takes, nobody takes the driver for dead."""
+    search(record, sim)
+    trials = [t for t in record.trials() if t.measurement][:2]
+    beats: list[dict[str, Any]] = []
+    monkeypatch.setattr(record, "write_driver", beats.append)
+    monkeypatch.setattr(study_module, "TICK_S", 0.02)
+    engine = LateEngine(1, sim, record.location.artifacts_dir)
+    score_on_test(record, engine, kept_files(record), Watcher(), trials)
+    assert len(beats) >= 6
+    assert {beat["phase"] for beat in beats} == {"test"}
+    assert {(beat["finished"], beat["asked"]) for beat in beats} == {(0, 2), (1, 2)}
 
 
 def test_a_workload_without_a_test_split_is_asked_once(record: Record, sim: Simulator) -> None:

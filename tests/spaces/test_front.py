@@ -416,7 +416,7 @@ def test_a_certificate_by_hand() -> None:
 
 
 def test_a_certificate_of_nothing() -> None:
-    empty = Certificate((), (), None, {}, (), ())
+    empty = Certificate()
     assert Certificate.of([], judge(), 0) == empty
     assert Certificate.of([trial(0, Failure("a", "prune", "no"))], judge(), 0) == empty
 

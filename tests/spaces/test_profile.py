@@ -18,6 +18,14 @@ def test_json_round_trip(profile: ModelProfile) -> None:
 
 
 @given(some.profiles())
+def test_a_record_from_before_input_groups_loads(profile: ModelProfile) -> None:
+    data = json.loads(json.dumps(profile.to_dict()))
+    for layer in data["layers"]:
+        del layer["input_group"]
+    assert {layer.input_group for layer in ModelProfile.from_dict(data).layers} == {""}
+
+
+@given(some.profiles())
 def test_counts(profile: ModelProfile) -> None:
     assert list(profile.layer_map.values()) == list(profile.layers)
     assert profile.macs == sum(layer.macs for layer in profile.layers)

@@ -159,6 +159,7 @@ def layer_profiles(name: str) -> st.SearchStrategy[LayerProfile]:
         ),
         can_prune_channels=st.booleans(),
         sensitivity=st.lists(sensitivities, max_size=2).map(tuple),
+        input_group=st.sampled_from(("", LAYER_NAMES[0])),
     )
 
 

@@ -6,6 +6,7 @@ affine pair a channel, which would turn a zeroed channel back into a constant.
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,11 +34,15 @@ class ChannelGroup:
         layers: names, in module order.
         norms: names of the batch-norms behind them.
         why_kept: why its channels cannot be removed; "" = they can.
+        consumers: compressible layers whose whole input is these channels, each equally often: a
+            share of the channels is the same share of their input. Not a layer which reads a
+            concatenation with something else, a part of them, or which is a grouped convolution.
     """
 
     layers: tuple[str, ...]
     norms: tuple[str, ...] = ()
     why_kept: str = ""
+    consumers: tuple[str, ...] = ()
 
     @property
     def removable(self) -> bool:
@@ -113,14 +118,17 @@ def _coupled(
         module = modules[name]
         channels = list(range(_width(module)))
         group = graph.get_pruning_group(module, _out_function(module), idxs=channels)
-        members, norms, consumed = [name], [], False
+        members, norms, consumers, consumed = [name], [], [], False
         simple = getattr(module, "groups", 1) == 1
-        for dependency, indices in group:
+        for item in group:
+            dependency, indices = item
             target, handler = dependency.target.module, dependency.handler
             other = names.get(target, "")
             if handler in _IN:
                 consumed = True
                 simple &= getattr(target, "groups", 1) == 1
+                if other in layers and _is_whole_input(target, indices, item.root_idxs, channels):
+                    consumers.append(other)
             elif isinstance(target, nn.modules.batchnorm._BatchNorm):
                 norms.append(other)
                 simple &= target.affine  # else nothing keeps a zeroed channel at zero
@@ -134,11 +142,33 @@ def _coupled(
         why_kept = ""
         if not consumed:
             why_kept = "its output channels are the network's output"
+        elif len(channels) == 1:
+            why_kept = "it has one output channel, which must stay"
         elif not simple:
             why_kept = "its channels are tied to a grouped layer, a concatenation or a plain norm"
         ordered = tuple(n for n in layers if n in members)
-        found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), why_kept))
+        readers = tuple(n for n in layers if n in consumers)
+        found.append(ChannelGroup(ordered, tuple(dict.fromkeys(norms)), why_kept, readers))
     return found
+
+
+def _is_whole_input(
+    reader: nn.Module, indices: Sequence[int], sources: Sequence[int], channels: Sequence[int]
+) -> bool:
+    """Whether a layer's input is a group's channels, all of them equally often.
+
+    Args:
+        reader: an ungrouped Linear or convolution.
+        indices: its input channels that come from the group.
+        sources: for each of those, the group's channel it is.
+        channels: the group's channels.
+    """
+    weight = reader.weight
+    assert isinstance(weight, Tensor)
+    if sorted(indices) != list(range(weight.shape[1])):
+        return False
+    often = Counter(sources)
+    return often.keys() == set(channels) and len(set(often.values())) == 1
 
 
 def _width(module: nn.Module) -> int:

@@ -25,7 +25,7 @@ from evaluators.backends.pytorch.constraint import BiasConstraint, Grid, WeightC
 from evaluators.backends.pytorch.student import Student, StudentLayer
 from spaces import InvalidRequest, tensor_name
 
-__all__ = ["artifact_of", "artifact_of_model", "load_artifact"]
+__all__ = ["artifact_of", "artifact_of_model", "load_artifact", "rounded_layers"]
 
 ACTIVATIONS = "activations"
 
@@ -86,6 +86,11 @@ def load_artifact(model: nn.Module, artifact: Artifact) -> nn.Module:
             raise InvalidRequest(f"the network has no layer {name} to round the inputs of")
         add_activation_grid(modules[name], grid)
     return loaded
+
+
+def rounded_layers(artifact: Artifact) -> frozenset[str]:
+    """The layers whose inputs the artifact says to round."""
+    return frozenset(_activation_grids(artifact.attributes.get(ACTIVATIONS, "{}")))
 
 
 def _activation_grids(text: str) -> dict[str, ActivationGrid]:

@@ -1,6 +1,7 @@
 """Makes the ModelProfile: shapes, weight quantiles, channel groups and the sensitivity scan."""
 
 import copy
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,7 @@ def layer_profiles(
     sample = workload.prepare(workload.train.inputs[:1].clone())
     shapes = trace_shapes(model, layers, sample)
     removable = {name for group in groups if group.removable for name in group.layers}
+    inputs = _input_groups(groups)
     excluded = excluded_modules(model, layers)
     profiles = []
     split = Split(workload.train.inputs[:SCAN_SAMPLES], workload.train.targets[:SCAN_SAMPLES])
@@ -54,8 +56,17 @@ def layer_profiles(
     for name in shapes:
         profile = _shape_profile(name, layers[name], shapes[name], name in removable)
         scanned = _scan(workload, groups, name, split, base)
-        profiles.append(replace(profile, sensitivity=scanned))
+        profiles.append(replace(profile, sensitivity=scanned, input_group=inputs.get(name, "")))
     return tuple(profiles), excluded, 1 + len(profiles) * len(SCAN)
+
+
+def _input_groups(groups: tuple[ChannelGroup, ...]) -> dict[str, str]:
+    """Layer -> first layer of the ONE group it reads."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        for name in group.consumers:
+            found[name].append(group.layers[0])
+    return {name: sources[0] for name, sources in found.items() if len(sources) == 1}
 
 
 def _shape_profile(

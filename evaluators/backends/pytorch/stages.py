@@ -10,7 +10,7 @@ from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.constraint import fit_grid
 from evaluators.backends.pytorch.kmeans import kmeans
 from evaluators.backends.pytorch.student import Student, StudentLayer
-from spaces import LayerPolicy, Policy
+from spaces import LayerPolicy, Policy, kept_channels
 
 __all__ = ["cluster", "prune_schedule", "quantize", "reassign", "settle"]
 
@@ -68,7 +68,7 @@ def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> N
     assert isinstance(importance, Tensor)
     assert isinstance(latent, Tensor)
     count = len(importance)
-    pruned = smallest(_flat(importance), _flat(latent), min(round(sparsity * count), count - 1))
+    pruned = smallest(_flat(importance), _flat(latent), count - kept_channels(count, sparsity))
     student.remove_channels(group, torch.from_numpy(~pruned).to(latent.device))
 
 

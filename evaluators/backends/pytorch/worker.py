@@ -23,7 +23,12 @@ from evaluators.artifacts.packed import DamagedArtifact, decode, dense, encode
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
 from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
-from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
+from evaluators.backends.pytorch.export import (
+    artifact_of,
+    artifact_of_model,
+    load_artifact,
+    rounded_layers,
+)
 from evaluators.backends.pytorch.latency import measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
@@ -32,7 +37,7 @@ from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.score import Score, evaluate
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import TrainingData
-from evaluators.checker import broken_constraints
+from evaluators.checker import broken_constraints, unrounded_activations
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
 from evaluators.messages import Profiled, Verified, WorkerContext
@@ -69,6 +74,7 @@ class Written:
     size_bytes: int
     ledger: tuple[LedgerLine, ...]
     weights: dict[str, np.ndarray]
+    rounded_layers: frozenset[str]
     model: nn.Module
 
 
@@ -162,6 +168,7 @@ class Worker:
             baseline_latency_ms=1.0,
             latency_source="modelled",
             scan_passes=passes,
+            baseline_sha256=hashlib.sha256(encoded.data).hexdigest(),
             gives_logits=self._gives_logits(),
         )
         if self.target.is_this_machine:
@@ -172,6 +179,7 @@ class Worker:
             profile,
             baseline_latency_ms=latency.median_ms,
             latency_source=latency.source,
+            latency_device=latency.device,
             scan_seconds=round(time.perf_counter() - started, 3),
         )
         return Profiled(
@@ -194,6 +202,10 @@ class Worker:
         if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
             return False
         return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
+
+    def baseline_sha256(self) -> str:
+        """Of the uncompressed network's file, as in the profile; without any scan."""
+        return hashlib.sha256(encode(artifact_of_model(self.workload.model)).data).hexdigest()
 
     def evaluate(self, identity: Identity, policy: Policy) -> Measurement | Failure:
         """Compress, write, decode, score, time.
@@ -221,6 +233,9 @@ class Worker:
             with clock("encode"):
                 written = self._write(compressed.student)
             broken = broken_constraints(policy, written.weights)
+            broken += unrounded_activations(
+                policy, compressed.student.layers, written.rounded_layers
+            )
             if broken:
                 if written.is_new:
                     written.path.unlink()
@@ -297,7 +312,16 @@ class Worker:
                     raise DamagedArtifact(f"{name}: the file's values are not the network's")
         lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in encoded.ledger)
         model = load_artifact(self.workload.model, artifact)
-        return Written(path, is_new, sha256, len(data), lines, dict(weights), model)
+        return Written(
+            path=path,
+            is_new=is_new,
+            sha256=sha256,
+            size_bytes=len(data),
+            ledger=lines,
+            weights=dict(weights),
+            rounded_layers=rounded_layers(artifact),
+            model=model,
+        )
 
     def _store(self, path: Path, data: bytes) -> bytes:
         """Write so that the final name appears only with whole bytes, whenever this process dies.
@@ -344,7 +368,13 @@ class Worker:
         dead = _dead_channels(policy, compressed.student, written.weights)
         if dead:
             model = remove_channels(model, sample, dead)
-        return measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
+        latency = measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
+        here, there = latency.device, self.profile.latency_device
+        if there in ("", here):
+            return latency
+        # Resumed on another machine: the ratio is of this one, the milliseconds are of that one.
+        label = f"{here}, as a ratio to the baseline measured on {there}"
+        return replace(latency, device=label)
 
 
 class _Clock:

@@ -76,8 +76,9 @@ def test_a_residual_add_couples_its_two_sides() -> None:
     model = networks.trained(networks.Residual)
     found = groups_of(model, torch.rand(1, 1, 8, 8))
     assert found["stem"] is found["outer"]
-    assert found["stem"] == ChannelGroup(("stem", "outer"), ("stem_norm", "outer_norm"))
-    assert found["inner"] == ChannelGroup(("inner",), ("inner_norm",))
+    norms = ("stem_norm", "outer_norm")
+    assert found["stem"] == ChannelGroup(("stem", "outer"), norms, consumers=("inner", "head"))
+    assert found["inner"] == ChannelGroup(("inner",), ("inner_norm",), consumers=("outer",))
     assert found["head"].why_kept == "its output channels are the network's output"
 
 
@@ -188,6 +189,14 @@ def test_residuals_that_reach_the_output_or_the_input() -> None:
     assert not through["first"].removable
     assert not through["second"].removable
     assert not groups_of(FromInput().eval(), torch.rand(1, 6))["first"].removable
+
+
+def test_a_single_channel_is_never_offered(bench: Callable[[str], Bench]) -> None:
+    room = bench("narrow")
+    assert [x.can_prune_channels for x in room.worker.profile.layers] == [False, True, False]
+    failure = room.failure(asked(**{"0": 0.5}))
+    assert (failure.layer, failure.stage) == ("0", "prune")
+    assert "one output channel" in failure.reason
 
 
 def test_an_untraceable_network_keeps_its_channels() -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.artifacts.packed import Artifact, decode, encode
+from evaluators.backends.pytorch import latency as latency_module
 from evaluators.backends.pytorch import worker as worker_module
 from evaluators.backends.pytorch.export import ACTIVATIONS, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.layers import (
@@ -478,6 +479,30 @@ def test_measured_latency_on_this_machine(tmp_path: Path) -> None:
     assert 0 < latency.median_ms <= latency.p95_ms
 
 
+def test_measured_latency_after_a_resume_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its milliseconds are still those of the machine on which the study began, and say so."""
+    room = Bench(networks.name("mlp"), tmp_path, target="host")
+    there = room.worker.profile.latency_device
+    assert there.startswith("torch-cpu on ")
+    assert room.measure(OTHER).latency.device == there
+    monkeypatch.setattr(latency_module, "device_name", lambda: "torch-cpu on node7")
+    device = room.measure(OTHER, repeat=1).latency.device
+    assert device == f"torch-cpu on node7, as a ratio to the baseline measured on {there}"
+
+
+def test_the_baseline_names_the_network(tmp_path: Path) -> None:
+    body = "import copy\ndef make():\n    workload = copy.deepcopy(networks.mlp())\n"
+    ours, theirs = (
+        custom(tmp_path, f"{body}    workload.model[3].weight.data[0, 0] += {step}\n{end}")
+        for step, end in ((0.0, "    return workload\n"), (1e-6, "    return workload\n"))
+    )
+    digests = [room.worker.baseline_sha256() for room in (ours, theirs)]
+    assert digests == [room.worker.profile.baseline_sha256 for room in (ours, theirs)]
+    assert digests[0] != digests[1]
+
+
 def test_score_must_give_one_number_a_sample(tmp_path: Path) -> None:
     body = (
         "def make():\n"
@@ -537,3 +562,14 @@ def test_every_tensor_of_a_student_is_a_copy() -> None:
     ours = {t.data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
     theirs = {t.data_ptr() for t in student.model.parameters()}
     assert not ours & theirs
+
+
+def test_calibration_neither_drops_nor_moves_what_a_network_has_learned(
+    bench: Callable[[str], Bench],
+) -> None:
+    """The workload's network is in training mode: its norms would follow the calibration batch."""
+    room = bench("dropout")
+    asked = Policy(("quantize",), (), activation_bits=8)  # type: ignore[arg-type]
+    weights = room.weights(room.measure(asked, fidelity=0))
+    state = room.worker.workload.model.state_dict()
+    assert all(np.array_equal(values, state[name].numpy()) for name, values in weights.items())

@@ -92,11 +92,50 @@ def test_a_removed_channel_saves_in_its_layer_and_the_next():
     }
 
 
-def test_depthwise_layers_work_on_their_own_channels():
-    depthwise = replace(PROFILE.layers[1], weight_shape=(16, 1, 5, 5))
-    profile = replace(PROFILE, layers=(PROFILE.layers[0], depthwise))
-    half = Policy((Stage.PRUNE,), (("conv1", LayerPolicy(0.5, "channel")),))
-    assert layer_macs(half, profile)["conv2"] == layer_macs(Policy(), profile)["conv2"]
+def test_a_layer_saves_by_the_group_it_reads_and_by_no_other():
+    """fc3 beside fc2, both reading fc1; of out's input nothing is known."""
+    inputs = {"fc1": "conv2", "fc2": "fc1", "fc3": "fc1", "out": ""}
+    layers = tuple(
+        replace(layer, input_group=inputs.get(layer.name, "")) for layer in PROFILE.layers
+    )
+    profile = replace(PROFILE, layers=layers)
+    before = layer_macs(Policy(), profile)
+    for pruned, readers in {"fc1": {"fc2", "fc3"}, "fc2": set(), "fc3": set()}.items():
+        half = Policy((Stage.PRUNE,), ((pruned, LayerPolicy(0.5, "channel")),))
+        after = layer_macs(half, profile)
+        saved = {name for name in before if after[name] == before[name] / 2}
+        assert saved == {pruned} | readers
+        assert all(after[name] == before[name] for name in before.keys() - saved)
+
+
+def test_element_sparsity_of_the_group_it_reads_saves_a_layer_nothing():
+    sparse = Policy((Stage.PRUNE,), (("fc1", LayerPolicy(0.5, "element")),))
+    assert layer_macs(sparse, PROFILE) == layer_macs(Policy(), PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "first", "second"), [(0.995, 1, 1), (0.6, 1, 2), (0.85, 1, 1), (0.1, 1, 4)]
+)
+def test_the_channels_that_go_are_counted_not_the_share_that_was_asked(sparsity, first, second):
+    """Conv(1->1), Conv(1->4), Linear, as the stage rounds: a last channel always stays."""
+    shapes = {"a": (1, 1, 3, 3), "b": (4, 1, 3, 3), "fc": (10, 4)}
+    plain = {"a": 9 * 4, "b": 36 * 4, "fc": 40}
+    layers = tuple(
+        replace(PROFILE.layers[0], name=name, weight_shape=shape, macs=plain[name], input_group=g)
+        for (name, shape), g in zip(shapes.items(), ("", "a", "b"), strict=True)
+    )
+    profile = replace(PROFILE, layers=layers)
+    asked = LayerPolicy(sparsity, "channel")
+    policy = Policy((Stage.PRUNE,), (("a", asked), ("b", asked)))
+    assert layer_macs(policy, profile) == {
+        "a": 36 * first,
+        "b": 36 * first * second,
+        "fc": 10 * second,
+    }
+    same = Policy((Stage.PRUNE,), (("b", LayerPolicy(1 - second / 4, "channel")),))
+    for target in TARGETS:
+        expected = modelled_latency(same, profile, target).layers_ms
+        assert modelled_latency(policy, profile, target).layers_ms == expected
 
 
 def test_untouched_macs_are_the_profiles():

@@ -95,6 +95,18 @@ def test_removed_channels_need_one_position_each():
     assert by_channel.bias_bytes == pytest.approx(by_element.bias_bytes / 2)
 
 
+def test_a_last_channel_stays_and_is_paid_for():
+    """What goes is a whole number of channels: 3 of 4 at 0.995, none of 1."""
+    one, four = (replace(FC1, name="x", weight_shape=(n, 8), bias_size=n) for n in (1, 4))
+    for bits in (32, 8):
+        asked = LayerPolicy(0.995, "channel", bits=bits)
+        assert MODEL.layer(four, asked) == MODEL.layer(four, replace(asked, sparsity=0.75))
+        assert MODEL.layer(four, replace(asked, sparsity=0.85)) == MODEL.layer(four, asked)
+        dense = replace(asked, sparsity=0.0, pattern="element")
+        narrow = SizeModel(SIM.profile)
+        assert narrow.layer(one, asked).total_bytes == narrow.layer(one, dense).total_bytes
+
+
 def test_excluded_parameters_are_stored_as_they_are():
     profile = replace(SIM.profile, other_bytes=1000)
     policy = Policy()

@@ -1,7 +1,9 @@
 """`export` and `verify`: what leaves the product is what was measured, to the last byte."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -44,6 +46,43 @@ def test_export(pick: str, done: Path, search: Search, tmp_path: Path) -> None:
     if pick in ("2", "0@full"):
         assert manifest["trial"] == pick
     assert search("verify", out).code == 0
+
+
+def test_an_export_is_whole_or_not_there(
+    done: Path, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk in the middle leaves what was there before, and nothing else."""
+    out = tmp_path / "best.packed"
+    out.write_bytes(b"before")
+    write = Path.write_bytes
+
+    def fill_up(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    said = search("export", "--out", out)
+    assert said.code == 2
+    assert f"--out {out}: cannot be written: No space left on device" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["best.packed"]
+    assert out.read_bytes() == b"before"
+
+
+def test_an_export_through_a_link_and_to_a_device(
+    done: Path, search: Search, tmp_path: Path
+) -> None:
+    link, file = tmp_path / "link.packed", tmp_path / "file.packed"
+    file.write_bytes(b"before")
+    link.symlink_to(file)
+    assert search("export", "--out", link).code == 0
+    assert link.is_symlink()
+    assert file.read_bytes() != b"before"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert search("export", "--out", fifo).code == 0
+    assert os.read(reader, 1 << 20) == file.read_bytes()
+    os.close(reader)
 
 
 def test_export_names_the_file_itself(

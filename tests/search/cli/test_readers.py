@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from evaluators.workloads import registry
 from search.location import StudyLocation
 from search.record import RecordReader
 from spaces import Trial
@@ -43,7 +45,9 @@ def test_show(done: Path, search: Search) -> None:
     for words in ("done #3", "policy ", "After each stage", "Where the bytes are", "sum"):
         assert words in said.out
     assert Trial.from_dict(search("show", "3", "--json").json) == record().trials()[3]
+    assert "done #3 " in search("show", "#3").out
     full = search("show", "0@full")
+    assert "done #0@full " in full.out
     assert "on the test split" in full.out
     assert Trial.from_dict(search("show", "#0@full", "--json").json) == record().finalists()[0]
 
@@ -62,6 +66,16 @@ def test_lists(command: str, search: Search) -> None:
     names = [row["name"] for row in json.loads(json.dumps(listed(command, search)))]
     assert names
     assert all(name in said.out for name in names)
+
+
+def test_workloads_of_installed_packages(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("theirs", "their_package:[s]make", registry.ENTRY_POINTS)
+    taken = EntryPoint(registry.DEFAULT_WORKLOAD, "x:y", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "_plugins", lambda: {p.name: p for p in (point, taken)})
+    rows = {str(row["name"]): str(row["description"]) for row in listed("workloads", search)}
+    assert rows["theirs"] == "their_package:[s]make, of an installed package"
+    assert rows[registry.DEFAULT_WORKLOAD].startswith("LeNet-300-100")
+    assert "their_package:[s]make" in search("workloads").out
 
 
 def listed(command: str, search: Search) -> list[dict[str, object]]:

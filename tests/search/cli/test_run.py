@@ -1,12 +1,17 @@
 """`search run` and `search resume`, from the command to the files."""
 
 import hashlib
+import html
 import json
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from evaluators import tasks
+from search import _storage
 from search.location import StudyLocation
 from search.record import RecordReader
 from spaces import Failure
@@ -196,8 +201,12 @@ def test_the_same_request_gives_the_same_bytes_on_every_engine(net: Path, search
 def test_the_time_is_up_and_resume_goes_on(net: Path, search: Search) -> None:
     said = search("run", "net.py:workload", *FAST, "--trials", "5", "--timeout", "0.000001")
     assert "the time is up: 0 of 5 trials" in said.err
-    assert said.code == 3
-    assert "No trial has given a network yet" in said.out
+    assert (said.code, said.out) == (1, "")
+    assert said.err.strip().splitlines()[-1] == (
+        "search: error: study net-m1-1 in search-runs: no trial finished within the --timeout of "
+        "1e-06 s; go on with more time: search resume net-m1-1"
+    )
+    assert "Budget not met" not in said.err
     assert record("net-m1-1").driver_state().state == "resumable"
     assert search("resume", "--engine", "in-process").code == 0
     reader = record("net-m1-1")
@@ -242,3 +251,129 @@ def test_a_study_in_a_database(net: Path, search: Search) -> None:
     assert search("front", "--storage", "sqlite:///studies.db", "--json").json["trials"] == 4
     said = search("resume", "--storage", "sqlite:///studies.db", *FAST[2:4], "--trials", "5")
     assert said.code == 0, said.err
+
+
+def test_a_database_with_other_peoples_studies(net: Path, search: Search) -> None:
+    storage = "sqlite:///studies.db"
+    optuna.create_study(study_name="theirs", storage=storage).set_user_attr("mine", True)
+    said = search("run", "net.py:workload", *FAST, "--storage", storage, "--study", "theirs")
+    assert said.code == 2
+    assert said.err == (
+        "search: error: --study theirs: sqlite:///studies.db holds an Optuna study 'theirs' that "
+        "is not of this product; choose another name\n"
+    )
+    said = search("front", "--storage", storage)
+    assert (said.code, "holds no study" in said.err) == (2, True)
+    optuna.create_study(study_name="net-m1-1", storage=storage)
+    said = search("run", "net.py:workload", *FAST, "--storage", storage, "--trials", "1")
+    assert (said.code, StudyLocation.list_studies(storage)) == (0, ["net-m1-2"])
+    study = optuna.load_study(study_name="theirs", storage=storage)
+    assert (study.user_attrs, study.trials) == ({"mine": True}, [])
+
+
+def test_two_databases_keep_their_files_apart(net: Path, search: Search) -> None:
+    """One study name; the second run and the first one's resume sweep only their own folder."""
+    asked = ("--study", "mine", "--trials", "4")
+    for storage in ("sqlite:///a.db", "sqlite:///b.db", "search-runs"):
+        said = search("run", "net.py:workload", *FAST, *asked, "--storage", storage)
+        assert said.code == 0, said.err
+    first = files(record("mine", "sqlite:///a.db"))
+    assert first
+    how = ("--engine", "in-process", "--trials", "6")
+    assert search("resume", "--storage", "sqlite:///b.db", *how).code == 0
+    assert search("resume", "--storage", "search-runs", *how).code == 0
+    assert files(record("mine", "sqlite:///a.db")) == first
+
+
+# What must not have changed before a resume ------------------------------------------------------
+
+
+def test_another_network_is_not_mixed_into_a_study(
+    net: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search("run", "net.py:workload", *FAST, "--trials", "4").code == 0
+    before, text = facts(record("net-m1-1")), net.read_text(encoding="utf-8")
+    assert len(record("net-m1-1").profile.baseline_sha256) == 64
+    net.write_text(text.replace("range(40)", "range(141)"), encoding="utf-8")
+    monkeypatch.setattr(tasks, "_worker", None)  # as in a new process
+    said = search("resume", "--engine", "in-process", "--trials", "6")
+    assert said.code == 1
+    assert "the workload's network is not the one the study began with" in said.err
+    assert "Traceback" not in said.err
+    assert facts(record("net-m1-1")) == before
+    for path in record("net-m1-1").location.artifacts_dir.iterdir():
+        path.unlink()
+    said = search("export", "--out", "out.packed")
+    assert (said.code, Path("out.packed").exists()) == (1, False)
+    assert "the workload's network is not the one the study began with" in said.err
+    net.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(tasks, "_worker", None)
+    assert search("resume", "--engine", "in-process", "--trials", "6").code == 0
+    assert facts(record("net-m1-1"))[:4] == before
+
+
+def test_an_edited_target_is_not_mixed_into_a_study(
+    net: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's own target, found again from another folder."""
+    text = (files_of("evaluators") / "targets" / "m1.toml").read_text(encoding="utf-8")
+    target = net.with_name("my.toml")
+    target.write_text(text, encoding="utf-8")
+    asked = ("--target", "my.toml", "--trials", "3", "--storage", net.with_name("runs"))
+    assert search("run", "net.py:workload", *FAST[2:], *asked).code in (0, 3)
+    resume = ("resume", "--engine", "in-process", "--storage", net.with_name("runs"), "--trials")
+    elsewhere = net.with_name("elsewhere")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert search(*resume, "4").code in (0, 3)
+    reader = record("net-my-1", str(net.with_name("runs")))
+    assert (reader.spec.target, len(reader.trials())) == (str(target), 4)
+    edited = text.replace("[overhead_us]\nvalue = 5.0", "[overhead_us]\nvalue = 77.0")
+    assert edited != text
+    target.write_text(edited, encoding="utf-8")
+    said = search(*resume, "5")
+    assert said.code == 1
+    assert f"the target {target} is not as it was when the study began" in said.err
+    assert len(reader.trials()) == 4
+
+
+def test_the_notes_of_a_study_are_kept(net: Path, search: Search) -> None:
+    assert search("run", "net.py:workload", *FAST, "--trials", "2").code in (0, 3)
+    notes = record("net-m1-1").spec.notes
+    assert any("sizes are those of the packed file" in note for note in notes)
+    said = search("resume", "--engine", "in-process")
+    assert all(f"note      {note}" in said.err for note in notes)
+    page = Path("search-runs/net-m1-1/report.html").read_text(encoding="utf-8")
+    assert all(html.escape(note, quote=False) in page for note in notes)
+
+
+def test_no_password_is_shown_or_written(
+    net: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite takes no password in its URL, so the driver's doors are led to a file."""
+    url = "postgresql://me:secret@db/runs"
+
+    def file_of(storage: str) -> str:
+        return storage.replace(url, "sqlite:///studies.db")
+
+    for module, name in (
+        (_storage, "_database"),
+        (_storage, "_has_tables"),
+        (_storage, "create_engine"),
+    ):
+        before = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda x, *a, before=before, **k: before(file_of(x), *a, **k)
+        )
+    asked = ("--storage", url, "--study", "mine", "--trials", "3", "--json")
+    said = search("run", "net.py:workload", *FAST, *asked)
+    assert said.json["storage"] == "postgresql://me:***@db/runs"
+    assert "--storage 'postgresql://me:***@db/runs'" in said.err
+    said_all = [said, search("resume", "--storage", url, *FAST[2:4], "--timeout", "0.00001")]
+    said_all.append(search("front", "--storage", url, "--json"))
+    said_all.append(search("front", "lost", "--storage", url))
+    for each in said_all:
+        assert "secret" not in each.out + each.err
+    written = [path for path in net.parent.rglob("*") if path.is_file()]
+    assert any(path.name == "report.html" for path in written)
+    assert not [path for path in written if b"secret" in path.read_bytes()]

@@ -57,11 +57,6 @@ def test_a_layer_without_bias_keeps_its_policy_in_the_space():
             "Linear clusters 16",
         ),
         (
-            capabilities(distillation_kinds=frozenset({"none"})),
-            {"classic prune>distill>cluster>quantize"},
-            "distillation logits",
-        ),
-        (
             capabilities(orders=frozenset({(), (Stage.QUANTIZE,)})),
             {"uniform 80% sparse int8", "classic prune>distill>cluster>quantize"},
             "order prune>quantize",
