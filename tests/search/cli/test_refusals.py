@@ -29,7 +29,7 @@ RUN = {
     "--workers 0": r"--workers: must be at least 1, but got 0",
     "--workers 2": r"--workers must be 1 with --engine in-process, but got 2",
     "--fidelity -5": r"--fidelity: must be at least 0, but got -5",
-    "--fidelity 49": r"--fidelity must be 0 or at least 200, a batch of 50 samples for each of 4 stages, but got 49",
+    "--fidelity 49": r"--fidelity must be 0 or at least 200, a batch of 50 samples.*got 49",
     "--proposer magic": r"--proposer: invalid choice: 'magic' \(choose from",
     "--engine cloud": r"--engine: invalid choice: 'cloud'",
     "--device tpu": r"--device: invalid choice: 'tpu'",
