@@ -74,7 +74,8 @@ class Workload:
 
     Attributes:
         name: shown to people.
-        model: the trained network.
+        model: the trained network; never changed. In its compressed copies every parameter is
+            fine-tuned, also one that is frozen here.
         train, validation: splits; validation chooses. A (inputs, targets) pair of tensors or
             arrays, or a map-style dataset of such pairs, is converted.
         test: reports, never chooses; None when there is none.

@@ -153,8 +153,9 @@ def print_prepared(console: Console, prepared: Prepared) -> None:
     what += f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}"
     orders = len(prepared.space.knob("order").choices)
     size = f"{len(prepared.space)} knobs, about 10^{len(str(int(policies))) - 1} policies"
-    effort = f"{spec.trials} trials of {spec.fidelity:,} samples ({epochs:.3g} epochs), then "
-    effort += f"{spec.finalists} finalists of {spec.full_fidelity:,} ({full:.3g} epochs)"
+    effort = f"{spec.trials} trials of {spec.fidelity:,} samples ({epochs:.3g} epochs)"
+    if spec.finalists and spec.full_fidelity != spec.fidelity:
+        effort += f", then {spec.finalists} finalists of {spec.full_fidelity:,} ({full:.3g} epochs)"
     rows = (
         ("study", spec.name),
         ("workload", f"{spec.workload}, {profile.parameter_count:,} parameters"),

@@ -49,7 +49,9 @@ def layer_profiles(
     shapes = trace_shapes(model, layers, sample)
     removable = {name for group in groups if group.removable for name in group.layers}
     inputs = _input_groups(groups)
-    excluded = excluded_modules(model, layers)
+    excluded = excluded_modules(model, layers) + tuple(
+        (name, "forward() never uses it, kept as it is") for name in layers if name not in shapes
+    )
     profiles = []
     split = Split(workload.train.inputs[:SCAN_SAMPLES], workload.train.targets[:SCAN_SAMPLES])
     base = task_loss(model, workload, split)

@@ -75,7 +75,9 @@ class Student:
             model: the trained network; never changed.
             groups: of its output channels, from `channel_groups`.
         """
-        names = compressible_layers(model)
+        # A layer in no group takes no part in the forward pass: it stays as it is.
+        grouped = {name for group in groups for name in group.layers}
+        names = [name for name in compressible_layers(model) if name in grouped]
         self.groups = groups
         self.model = copy.deepcopy(model).eval()
         for parameter in self.model.parameters():

@@ -117,9 +117,8 @@ class Worker:
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Which output channels are coupled."""
         model, sample = self.baseline, self._sample()
-        layers = compressible_layers(model)
-        trace_shapes(model, layers, sample)  # refuses a layer that takes no part
-        return channel_groups(model, layers, sample)
+        used = trace_shapes(model, compressible_layers(model), sample)
+        return channel_groups(model, used, sample)
 
     @cached_property
     def data(self) -> TrainingData:

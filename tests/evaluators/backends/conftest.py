@@ -6,14 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from evaluators.artifacts.packed import decode, dense
+from evaluators.backends.pytorch.channels import ChannelGroup
+from evaluators.backends.pytorch.layers import compressible_layers
 from evaluators.backends.pytorch.worker import Worker
 from evaluators.tasks import WorkerContext
 from spaces import Failure, Identity, Measurement, Policy
 from tests import networks
 
 FIDELITY = 320
+
+
+def uncoupled(model: nn.Module) -> tuple[ChannelGroup, ...]:
+    """Each layer in a group of its own, as in a chain."""
+    return tuple(ChannelGroup((name,)) for name in compressible_layers(model))
 
 
 class Bench:

@@ -15,13 +15,14 @@ from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import steps_of
 from spaces import Distillation, LayerPolicy, Policy, Stage
 from tests import networks
-from tests.evaluators.backends.conftest import Bench
+from tests.evaluators.backends.conftest import Bench, uncoupled
 
 RNG = np.random.default_rng
 
 
 def student() -> Student:
-    return Student(networks.trained(networks.make_mlp), ())
+    model = networks.trained(networks.make_mlp)
+    return Student(model, uncoupled(model))
 
 
 def policy(**knobs: object) -> Policy:

@@ -31,7 +31,7 @@ from evaluators.backends.pytorch.worker import Worker
 from evaluators.tasks import WorkerContext
 from spaces import Distillation, Identity, InvalidRequest, LayerPolicy, Policy, StudyBroken
 from tests import networks
-from tests.evaluators.backends.conftest import Bench
+from tests.evaluators.backends.conftest import Bench, uncoupled
 
 ALL = Policy(
     ("distill", "prune", "cluster", "quantize"),  # type: ignore[arg-type]
@@ -371,8 +371,12 @@ def test_a_layer_that_forward_never_uses(tmp_path: Path) -> None:
         "def make():\n"
         "    return networks.workload(Net())\n"
     )
-    with pytest.raises(InvalidRequest, match="never uses its layer idle"):
-        custom(tmp_path, body)
+    room = custom(tmp_path, body)
+    profile = room.worker.profile
+    assert [layer.name for layer in profile.layers] == ["used"]
+    assert ("idle", "forward() never uses it, kept as it is") in profile.excluded
+    policy = Policy(("quantize",), (("used", LayerPolicy(bits=8)),), activation_bits=8)
+    assert room.measure(policy).size_bytes > 64 * 4
 
 
 class Tied(nn.Module):
@@ -558,7 +562,7 @@ def test_a_workload_without_a_seed_is_the_same_network_in_every_worker(tmp_path:
 
 def test_every_tensor_of_a_student_is_a_copy() -> None:
     model = networks.trained(networks.Residual)
-    student = Student(model, ())
+    student = Student(model, uncoupled(model))
     ours = {t.data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
     theirs = {t.data_ptr() for t in student.model.parameters()}
     assert not ours & theirs
