@@ -25,6 +25,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import operator
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -47,6 +48,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search._optuna_space import distributions, params_at, params_of, vector_of
 from search.proposers.base import Proposal
+from search.proposers.known import KnownPolicies
 from spaces import InvalidRequest, Judge, Policy, SearchSpace, Trial, nondominated
 
 __all__ = ["SAMPLERS", "OptunaProposer"]
@@ -106,15 +108,14 @@ class OptunaProposer:
         self._accept = accept
         self._distributions = distributions(space)
         self._memory = _Memory()
+        self._known = KnownPolicies()
 
     def propose(
         self, history: Sequence[Trial], running: Sequence[Policy], count: int
     ) -> list[Proposal]:
         """See `Proposer.propose`."""
         self._remember(history)
-        known = {trial.policy.digest for trial in history}
-        known |= {trial.identity.policy_digest for trial in history}
-        known |= {policy.digest for policy in running}
+        known = self._known.of(history) | {policy.digest for policy in running}
         study = _Study(self._visible(), self._running(running), self._memory.parents)
         proposals: list[Proposal] = []
         for index in range(count):
@@ -318,8 +319,9 @@ class _Memory:
     def is_prefix_of(self, history: Sequence[Trial]) -> bool:
         if len(self.trials) > len(history):
             return False
-        pairs = zip(self.trials, history, strict=False)
-        return all(ours is theirs or ours == theirs for ours, theirs in pairs)
+        if all(map(operator.is_, self.trials, history)):
+            return True
+        return all(map(operator.eq, self.trials, history))
 
 
 class _Seen(FrozenTrial):

@@ -16,6 +16,7 @@ import numpy as np
 from evaluators.cost import SizeModel, modelled_latency
 from search.proposers.base import Proposal, Proposer
 from search.proposers.filter import BudgetFilter
+from search.proposers.known import KnownPolicies
 from search.proposers.references import references
 from search.proposers.sensitivity import Damage, strength
 from spaces import (
@@ -369,6 +370,7 @@ class WarmProposer:
         """
         self._filter = budget_filter
         self._inner = inner
+        self._known = KnownPolicies()
         made = references(judge.profile, capabilities)
         outside = "not in the restricted space"
         self.left_out = made.left_out + tuple(
@@ -399,9 +401,7 @@ class WarmProposer:
     ) -> list[Proposal]:
         """See `Proposer.propose`. References and scouts run whatever the budget says."""
         self._filter.update(history)
-        known = {trial.policy.digest for trial in history} | {policy.digest for policy in running}
-        # At fidelity 0 a policy runs, and is remembered, without its distillation.
-        known |= {trial.identity.policy_digest for trial in history}
+        known = self._known.of(history) | {policy.digest for policy in running}
         proposals = [
             proposal
             for proposal in self.opening
