@@ -193,7 +193,7 @@ def _earned(study: Study) -> str:
     if rows.empty:
         return ""
     rows = rows.sort_values(["is_pick", "size_bytes"], ascending=[False, True])
-    rows = rows.assign(name=[name or "this search's pick" for name in rows["reference"]])
+    rows = rows.assign(name=[name or "the search's own pick" for name in rows["reference"]])
     caption = "The search's pick beside the reference policies, at the same fidelity"
     shown = columns.reference_columns(study.given.spec.metric)
     return f"<h3>Was searching worth it?</h3>{html_table(rows, shown, caption, marked='is_pick')}"

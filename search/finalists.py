@@ -6,17 +6,21 @@ from dataclasses import replace
 import numpy as np
 
 from spaces import Certificate, Front, Judge, Trial, hypervolume, nondominated
-from spaces.front import default_max_drop
+from spaces.front import default_max_drop, pick
 
 __all__ = ["answer_certificate", "answer_front", "choose_finalists"]
 
 
 def choose_finalists(trials: Sequence[Trial], judge: Judge, count: int) -> list[Trial]:
-    """A spread subset of the best trials: greedily the one that adds most hypervolume.
+    """The search's pick, its best metric, then a spread subset of the best trials.
 
-    The metric limit is loosened by one default drop: a short fine-tune underestimates what a full
-    one reaches, and a trial just under the limit may be the smallest one above it afterwards
-    (greedy subset selection: Guerreiro et al. 2016).
+    The spread is greedy: each next one adds most hypervolume (subset selection, Guerreiro et al.
+    2016). Without a latency budget every other seat goes by metric and bytes alone: few distinct
+    latencies exist, and a faster network would otherwise win every seat however large it is.
+
+    The metric limit is loosened by one default drop for the spread: a short fine-tune
+    underestimates what a full one reaches, and a trial just under the limit may be the smallest
+    one above it afterwards.
     """
     budget = replace(judge.budget, min_metric=None, max_drop=None)
     relaxed = replace(judge, budget=budget)
@@ -24,21 +28,40 @@ def choose_finalists(trials: Sequence[Trial], judge: Judge, count: int) -> list[
     points = judge.points(fitting)
     slack = default_max_drop(judge.metric, judge.profile.baseline_metric)
     reference = judge.reference + np.array([slack, 0.0, 0.0])
-    keep = nondominated(points)
-    candidates = [
-        (trial, point)
-        for trial, point, is_kept in zip(fitting, points, keep, strict=True)
-        if is_kept and (point < reference).all()
-    ]
-    chosen: list[Trial] = []
-    taken = np.empty((0, 3))
+    keep = nondominated(points) & (points < reference).all(axis=1)
+    kept: list[int] = np.flatnonzero(keep).tolist()
+    candidates = {fitting[i].number: points[i] for i in kept}
+    chosen = _certain(trials, judge)[:count]
+    # The pick may lie outside of the volume, e.g. at a latency above the reference: it counts.
+    taken = judge.points(chosen)
+    both = [[0, 1, 2]] if judge.budget.latency_ms is not None else [[0, 1], [0, 1, 2]]
+    for trial in chosen:
+        candidates.pop(trial.number, None)
+    by_number = {trial.number: trial for trial in fitting}
     while candidates and len(chosen) < count:
-        volumes = [hypervolume(np.vstack([taken, p]), reference) for _, p in candidates]
-        best = int(np.argmax(volumes))
-        trial, point = candidates.pop(best)
-        chosen.append(trial)
-        taken = np.vstack([taken, point])
+        axes = both[len(chosen) % len(both)]
+        best = max(
+            candidates,
+            key=lambda n: hypervolume(
+                np.vstack([taken, candidates[n]])[:, axes],
+                reference[axes],
+            ),
+        )
+        taken = np.vstack([taken, candidates.pop(best)])
+        chosen.append(by_number[best])
     return chosen
+
+
+def _certain(trials: Sequence[Trial], judge: Judge) -> list[Trial]:
+    """What the search itself would answer with: its pick and its best metric."""
+    feasible = [trial for trial in trials if judge.is_feasible(trial)]
+    if not feasible:
+        return []
+    points = judge.points(feasible)
+    most = feasible[min(range(len(feasible)), key=lambda i: (points[i, 0], points[i, 1]))]
+    best = pick(feasible, judge.metric)
+    assert best is not None
+    return [best] if best is most else [best, most]
 
 
 def answer_front(

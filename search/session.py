@@ -96,10 +96,16 @@ class Request:
         """
         share = metric.unit == "share"
         least = self.min_accuracy_percent
-        if share and metric.higher_is_better and least is not None and not 1 < least <= 100:
+        is_percent = share and metric.higher_is_better
+        if is_percent and least is not None and not 1 < least <= 100:
             hint = f"; did you mean {100 * least:g}?" if least <= 1 else ""
             raise InvalidRequest(
                 f"--min-accuracy is in per cent, above 1 and at most 100, but got {least:g}{hint}"
+            )
+        if least is not None and not (share and metric.higher_is_better):
+            raise InvalidRequest(
+                f"--min-accuracy is for accuracies, but this workload's metric is {metric.name}; "
+                "use --max-drop, in its unit"
             )
         unit = 0.01 if share else 1.0
 

@@ -31,7 +31,9 @@ class Metric:
 
     def format(self, value: float) -> str:
         """`0.9812` -> `"98.12 %"`, or the value with its unit."""
-        return f"{100 * value:.2f} %" if self.unit == "share" else f"{value:.4g} {self.unit}"
+        return (
+            f"{100 * value:.2f} %" if self.unit == "share" else f"{value:.4g} {self.unit}".strip()
+        )
 
 
 ACCURACY = Metric("accuracy", "share", higher_is_better=True)

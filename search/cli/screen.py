@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from search.cli.text import (
+    LIMIT_WORDS,
     budget_text,
     bytes_text,
     duration_text,
@@ -127,7 +128,7 @@ class Screen:
         if progress.best is not None:
             best = measured(progress.best)
             metric = self._judge.metric.format(best.metric)
-            parts.append(f"best {metric} in {bytes_text(best.size_bytes)}")
+            parts.append(f"pick {metric} in {bytes_text(best.size_bytes)}")
         if not self._is_wide:
             parts.append(f"HV {progress.hypervolume:.4f}")
         parts.append(f"{progress.feasible} feasible")
@@ -186,7 +187,8 @@ def front_table(
     metric, profile = judge.metric, judge.profile
     fp32_bytes = profile.fp32_bytes
     table = Table(
-        title=f"Front, by {escape(metric.name)}, at {front.fidelity:,} training samples "
+        title=f"Front ({escape(metric.name)}, bytes, latency) "
+        f"at {front.fidelity:,} training samples "
         f"({front.feasible} of {front.finished} trials within budget)",
         title_justify="left",
         box=None,
@@ -227,9 +229,7 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     values = measured(front.pick)
     drop = judge.metric.drop(values.metric, judge.profile.baseline_metric)
     moved = f"{abs(100 * drop):.2f} points" if judge.metric.unit == "share" else f"{abs(drop):.4g}"
-    word = "below" if drop > 0 else "above"
-    if not judge.metric.higher_is_better:
-        word = "above" if drop > 0 else "below"
+    word = "worse than" if drop > 0 else "better than"
     compared = f"{moved} {word} the baseline" if drop else "as the baseline"
     name = trial_name(front.pick, spec.full_fidelity, spec.fidelity)
     console.print(
@@ -274,7 +274,7 @@ def print_certificate(
 
 def _excess_text(limit: str, excess: float, judge: Judge) -> str:
     if limit != "metric":
-        return f"{limit} {100 * excess:.1f} % over"
+        return f"{LIMIT_WORDS[limit]} {1 + excess:.3g}x the budget"
     if judge.metric.unit == "share":
         return f"{judge.metric.name} {100 * excess:.2f} points short"
     return f"{judge.metric.name} off by {excess:.4g} {judge.metric.unit}"

@@ -6,6 +6,7 @@ from search.location import DEFAULT_STORAGE
 from spaces import BYTES_PER_KB, Failure, Judge, Measurement, Metric, Policy, Trial, format_order
 
 __all__ = [
+    "LIMIT_WORDS",
     "budget_text",
     "bytes_text",
     "duration_text",
@@ -17,6 +18,15 @@ __all__ = [
     "storage_flag",
     "trial_name",
 ]
+
+
+#: The keys of `Judge.violations`, for people.
+LIMIT_WORDS = {
+    "size_bytes": "size",
+    "download_bytes": "download size",
+    "latency_ms": "latency",
+    "metric": "metric",
+}
 
 
 def bytes_text(size_bytes: float) -> str:
@@ -111,7 +121,8 @@ def outcome_text(trial: Trial, judge: Judge) -> str:
         return f"failed: {trial.outcome}"
     measurement = trial.outcome
     over = [name for name, excess in judge.violations(measurement).items() if excess > 0]
-    verdict = f"over: {', '.join(over)}" if over else "within budget"
+    missed = ", ".join(LIMIT_WORDS[name] for name in over)
+    verdict = f"misses: {missed}" if over else "within budget"
     return (
         f"{judge.metric.format(measurement.metric)}  {measurement.size_bytes:,} B  "
         f"{latency_text(measurement)}  {verdict}"

@@ -7,7 +7,7 @@ import pytest
 
 from search.finalists import answer_front, choose_finalists
 from spaces import Budget, Front, Trial, hypervolume, nondominated
-from spaces.front import default_max_drop
+from spaces.front import default_max_drop, pick
 from tests.simulator import FIDELITY, FULL_FIDELITY, Simulator, simulate
 
 
@@ -40,18 +40,38 @@ def test_they_are_distinct_front_members_within_the_bytes(
         assert trial.number in front
 
 
-def test_the_first_adds_most_and_more_only_adds(sim: Simulator, trials: list[Trial]) -> None:
+def test_more_finalists_only_add(sim: Simulator, trials: list[Trial]) -> None:
     volumes = [
         hypervolume(sim.judge.points(choose_finalists(trials, sim.judge, n)), reference(sim))
         for n in range(6)
     ]
     assert volumes[0] == 0
     assert all(less <= more for less, more in itertools.pairwise(volumes))
-    alone = [hypervolume(sim.judge.points([t]), reference(sim)) for t in trials]
-    assert volumes[1] == pytest.approx(max(alone))
     for fewer, more in itertools.pairwise(range(1, 6)):
         shorter = choose_finalists(trials, sim.judge, fewer)
         assert choose_finalists(trials, sim.judge, more)[:fewer] == shorter
+
+
+def test_what_the_search_would_answer_is_always_among_them(
+    sim: Simulator, trials: list[Trial]
+) -> None:
+    feasible = [trial for trial in trials if sim.judge.is_feasible(trial)]
+    answer = pick(feasible, sim.judge.metric)
+    best = max(t.measurement.metric for t in feasible if t.measurement)
+    chosen = choose_finalists(trials, sim.judge, 2)
+    assert answer in chosen
+    assert max(t.measurement.metric for t in chosen if t.measurement) == best
+    assert choose_finalists(trials, sim.judge, 1) == [answer]
+
+
+def test_without_a_latency_budget_bytes_and_metric_get_their_seats() -> None:
+    """A faster network must not win every seat however large it is."""
+    sim = simulate(3, budget=Budget(size_bytes=100_000))
+    trials = sim.random_trials(80)
+    chosen = choose_finalists(trials, sim.judge, 8)
+    points = sim.judge.points(trials)[:, :2]
+    on_front = {t.number for t, keep in zip(trials, nondominated(points), strict=True) if keep}
+    assert sum(trial.number in on_front for trial in chosen) >= 4
 
 
 def test_a_trial_just_under_the_accuracy_is_given_a_chance() -> None:

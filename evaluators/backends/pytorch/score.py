@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from evaluators.workloads.base import Split, Workload
+from evaluators.workloads.base import Split, Workload, correct
 from spaces import InvalidRequest
 
 __all__ = ["Score", "evaluate", "task_loss"]
@@ -36,7 +36,7 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
         if values.shape != targets.shape[:1]:
             raise InvalidRequest(
                 f"workload {workload.name}: score must give one number a sample, shape "
-                f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}"
+                f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}{_hint(workload)}"
             )
         scores.append(values.double())
     values = torch.cat(scores)
@@ -55,3 +55,9 @@ def task_loss(model: nn.Module, workload: Workload, split: Split) -> float:
         outputs = model(workload.prepare(inputs.clone()))
         total += workload.loss(outputs, targets).item() * len(targets)
     return total / len(split)
+
+
+def _hint(workload: Workload) -> str:
+    if workload.score is not correct:
+        return ""
+    return "; the default score is accuracy: give one, e.g. lambda o, t: ((o - t) ** 2).mean(1)"

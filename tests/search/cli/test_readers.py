@@ -22,7 +22,7 @@ def record() -> RecordReader:
 def test_front(done: Path, search: Search) -> None:
     said = search("front")
     assert said.err == ""
-    assert "Front, by accuracy, at 600 training samples" in said.out
+    assert "Front (accuracy, bytes, latency) at 600 training samples" in said.out
     assert "@full" in said.out
     assert "★" in said.out
     by_name = search("front", "done", "--json").json
@@ -126,4 +126,4 @@ def test_a_terminal_without_unicode(done: Path) -> None:
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, b"")
-    assert b"Front, by accuracy" in run.stdout
+    assert b"Front (accuracy, bytes, latency)" in run.stdout

@@ -66,7 +66,7 @@ def test_what_a_person_reads(net: Path, search: Search) -> None:
         assert line in said.err
     assert "sizes are those of the packed file" in said.err
     assert said.err.count("\n#") == 5
-    assert "Front, by accuracy" in said.out
+    assert "Front (accuracy, bytes, latency)" in said.out
     assert "Pick #" in said.out
     assert "search verify search-runs/net-m1-1/best.packed" in said.out
 

@@ -78,5 +78,5 @@ def test_the_hypervolume_is_always_there(width: int, shown: str, sim: Simulator)
         assert progress.best is not None
         screen.trial_finished(trials[-1], progress)
     last = next(line for line in text_of(made).splitlines()[::-1] if " left" in line)
-    assert "1 h 05 min left, best " in last
+    assert "1 h 05 min left, pick " in last
     assert f"{shown}{f'{progress.hypervolume:.4f}'[2:]}" in last
