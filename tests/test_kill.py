@@ -45,7 +45,7 @@ def test_interrupted_it_says_how_to_go_on(sent: signal.Signals, tmp_path: Path) 
     log = study.log()
     assert "Traceback" not in log
     assert "interrupted after" in log
-    assert "Front, by accuracy" in log
+    assert "Front (accuracy, bytes, latency)" in log
     assert f"go on with: search resume victim --storage {tmp_path}/runs" in log
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     reader = RecordReader.open(study.location)
