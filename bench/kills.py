@@ -26,6 +26,7 @@ from typing import Any
 
 from bench.results import write_results
 from evaluators import tasks
+from search._storage import FORMAT_ATTRIBUTE
 from search.engines import Engine, LocalEngine
 from search.kept import KeptFiles
 from search.location import StudyLocation
@@ -45,6 +46,7 @@ NOTES = (
 of trials is the asked one, no identity is twice, the files are exactly those the record asks for,
 every file of the front decodes to the network that was scored, to the last digit, no worker
 outlives a killed driver, and no traceback was printed.""".replace("\n", " "),
+    "Killed before the record's head is whole: nothing to resume, the same `search run` goes on.",
     "left_behind: what the disk held at the instant, for the resume to deal with.",
 )
 
@@ -239,7 +241,8 @@ def kill_once(root: Path, victim: str, phase: str, rng: random.Random, engine: E
     started = time.monotonic()
     write_workload(root)
     study = Study(root)
-    driver = study.run(seed=rng.randrange(1000))
+    seed = rng.randrange(1000)
+    driver = study.run(seed)
     new_files = wait_for(study, phase, rng.randrange(0, TRIALS - 1), rng)
     workers = workers_of(driver.pid)
     os.kill(victim_of(victim, driver.pid, new_files, rng), signal.SIGKILL)
@@ -250,11 +253,13 @@ def kill_once(root: Path, victim: str, phase: str, rng: random.Random, engine: E
         before = study.journal_bytes()
         wrong += orphans(workers)
     left = left_behind(study, before)
+    # Killed while it made the study: there is nothing to resume, and the same command runs again.
+    is_made = f'"{FORMAT_ATTRIBUTE}"'.encode() in whole_lines(before)
     if victim == "worker" and driver.wait(timeout=180) != 0:
         wrong.append(f"the driver ended with {driver.returncode}")
-    code = study.resume()
+    code = study.resume() if is_made else study.run(seed).wait(timeout=180)
     if code != 0:
-        wrong.append(f"resume ended with {code}")
+        wrong.append(f"what went on after the kill ended with {code}")
     if "Traceback" in study.log():
         wrong.append("a traceback was printed")
     wrong += differences(study, before, engine)
