@@ -254,7 +254,8 @@ def kill_once(root: Path, victim: str, phase: str, rng: random.Random, engine: E
         wrong += orphans(workers)
     left = left_behind(study, before)
     # Killed while it made the study: there is nothing to resume, and the same command runs again.
-    is_made = f'"{FORMAT_ATTRIBUTE}"'.encode() in whole_lines(before)
+    # A driver that lost a worker goes on by itself, so the study is made in any case.
+    is_made = victim == "worker" or f'"{FORMAT_ATTRIBUTE}"'.encode() in whole_lines(before)
     if victim == "worker" and driver.wait(timeout=180) != 0:
         wrong.append(f"the driver ended with {driver.returncode}")
     code = study.resume() if is_made else study.run(seed).wait(timeout=180)
