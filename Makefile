@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench kill-test picture clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-dashboard bench kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -27,6 +27,12 @@ format: $(STAMP) ## let ruff mend what it can
 typecheck: $(STAMP) ## mypy --strict on the four packages
 	$(BIN)/mypy
 
+bench-dashboard: $(STAMP) ## first paint, sliders and memory of the dashboard; needs Chromium
+	$(BIN)/python -m bench.dashboard
+
+screenshots: $(STAMP) ## pictures of every page into docs/images; needs Chromium
+	$(BIN)/python -m bench.screenshots
+
 bench: bench-overhead bench-memory ## every bench; tables go to bench/results
 
 bench-overhead: $(STAMP) ## proposal time, loop and record overhead
@@ -43,7 +49,7 @@ picture: $(STAMP) ## make README's picture again from the latest study
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches

@@ -17,6 +17,8 @@ from spaces import Metric
 __all__ = [
     "audit_columns",
     "failure_columns",
+    "importance_columns",
+    "latency_columns",
     "ledger_columns",
     "order_columns",
     "policy_columns",
@@ -99,7 +101,7 @@ def _what(row: Row) -> str:
 
 def trial_columns(metric: Metric, *, with_status: bool, with_test: bool = False) -> list[Column]:
     """Of `trial_table`."""
-    columns = [_integer("number", "trial")]
+    columns = [Column("trial", lambda row: str(row["name"]), "number")]
     if with_status:
         columns.append(_text("status", "status"))
     columns += _measured_columns(metric)
@@ -108,14 +110,15 @@ def trial_columns(metric: Metric, *, with_status: bool, with_test: bool = False)
             _metric_column(metric, "test_metric", f"test {metric.name}", "test_metric_se")
         )
     else:
-        columns.append(_prose("origin", "proposed by"))
+        origin = Column("proposed by", lambda r: format_order_words(r["origin"]), is_prose=True)
+        columns.append(origin)
     return [*columns, Column("policy", _what, is_prose=True)]
 
 
 def reference_columns(metric: Metric) -> list[Column]:
-    """Of the references and the pick, with a `name`."""
+    """Of the references and the pick, with their `title`."""
     return [
-        _text("name", "policy"),
+        _prose("title", "policy"),
         _text("status", "status"),
         *_measured_columns(metric),
         Column("what it does", _what, is_prose=True),
@@ -217,4 +220,28 @@ def failure_columns() -> list[Column]:
         _integer("count", "count"),
         _prose("trials", "trials"),
         _prose("example", "the first in full"),
+    ]
+
+
+def latency_columns() -> list[Column]:
+    """Of `insight_tables.layer_latency_frame`."""
+    return [
+        _text("layer", "layer"),
+        Column("latency", lambda row: format_ms(row["latency_ms"]), "latency_ms"),
+        Column("share", lambda row: f"{100 * row['share']:.1f} %", "share"),
+        Column("baseline", lambda row: format_ms(row["baseline_ms"]), "baseline_ms"),
+    ]
+
+
+def importance_columns(metric: Metric) -> list[Column]:
+    """Of `insight_tables.importance_frame`."""
+    return [
+        Column("knob", lambda row: str(row["knob"])),
+        Column(
+            f"share of {metric.name} at equal bytes",
+            lambda row: f"{row['on_loss']:.3f}",
+            "on_loss",
+        ),
+        Column("share of bytes", lambda row: f"{row['on_size']:.3f}", "on_size"),
+        _integer("trials", "trials behind it"),
     ]

@@ -46,7 +46,7 @@ def _asked(study: Study) -> str:
     facts = {
         "workload": f"{spec.workload}, {profile.parameter_count:,} parameters",
         "target": spec.target,
-        "budget": _budget_words(study),
+        "budget": tables.budget_words(spec.budget, spec.metric, profile),
         "fine-tuning": f"{spec.fidelity:,} samples a trial, {spec.full_fidelity:,} a finalist",
         "proposer": f"{spec.proposer}, seed {spec.seed}",
         "trials": _trial_words(study),
@@ -72,13 +72,6 @@ def _dates(study: Study) -> str:
         return ""
     day = datetime.fromtimestamp(max(finished), tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f" · last trial finished {day}"
-
-
-def _budget_words(study: Study) -> str:
-    given = study.given
-    limits = tables.budget_table(given.spec.budget, given.spec.metric, given.profile)
-    pairs = zip(limits["limit"], limits["asked"], strict=True)
-    return "; ".join(f"{limit} {asked}" for limit, asked in pairs) or "no limit"
 
 
 def _trial_words(study: Study) -> str:

@@ -8,18 +8,22 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards import columns, tables
+from dashboards import columns, insight_tables, tables
 from dashboards.figures import (
     PolicyPanel,
     audit_info,
     draw_audit,
     draw_heatmap,
     draw_ledger,
+    draw_orders,
     draw_pareto,
+    draw_price,
     draw_progress,
     heatmap_info,
     ledger_info,
+    orders_info,
     pareto_info,
+    price_info,
     progress_info,
 )
 from dashboards.markup import (
@@ -30,11 +34,12 @@ from dashboards.markup import (
     figure_block,
     html_table,
 )
+from dashboards.text import format_order_words
 from dashboards.theme import DARK, LIGHT, Theme
 from search.finalists import answer_certificate
-from search.spec import StudySpec
+from search.spec import FULL_SUFFIX, StudySpec
 from spaces import Certificate, Front, Judge, Measurement, ModelProfile, Policy, Trial, tensor_name
-from spaces.front import bytes_by_layer, steps
+from spaces.front import bytes_by_layer
 
 __all__ = ["SECTIONS", "Part", "ReportInput", "Section", "Study", "prepare"]
 
@@ -71,7 +76,7 @@ class Subject(NamedTuple):
 
     Attributes:
         word: "pick" or "closest".
-        name: "trial 17" or "finalist 2": finalists are numbered by themselves.
+        name: "trial 17" or "finalist 2@full": finalists are numbered by themselves.
         trial, measurement: what is shown.
     """
 
@@ -123,10 +128,13 @@ def prepare(given: ReportInput) -> Study:
         is_full = shown.identity.fidelity == spec.full_fidelity != spec.fidelity
         kind = "finalist" if is_full else "trial"
         word = "pick" if pick else "closest"
-        subject = Subject(word, f"{kind} {shown.number}", shown, shown.measurement)
+        name = f"{kind} {shown.number}{FULL_SUFFIX if is_full else ''}"
+        subject = Subject(word, name, shown, shown.measurement)
     frames = [
-        tables.with_test_scores(tables.trial_table(trials, judge), given.test_scores)
-        for trials in (given.trials, given.finalists)
+        tables.with_test_scores(
+            tables.trial_table(trials, judge, at_full=at_full), given.test_scores
+        )
+        for trials, at_full in ((given.trials, False), (given.finalists, True))
     ]
     return Study(given, frames[0], frames[1], front, final_front, certificate, subject)
 
@@ -173,17 +181,19 @@ def _pareto(study: Study) -> Part:
     info = pareto_info(study.trials, study.finalists, study.given.judge)
     words = (
         f"{metric.name.capitalize()} against file size on a logarithmic axis. "
-        f"{len(info.front)} trials are on the front, {len(info.dominated):,} within the budget are "
-        f"dominated, {len(info.over_budget):,} are over the budget, whose region is shaded. "
+        f"{len(info.front)} trials are on the front, {info.dominated.total:,} within the budget "
+        f"are dominated, {info.over_budget.total:,} are over the budget, whose region is shaded. "
         "Colour is latency, symbol the order of stages, bars are one standard error. "
         f"{info.hidden_count:,} trials lie outside the first view."
     )
+    if info.is_thinned:
+        words += " Where dominated trials or those over the budget lie dense, one stands for many."
     figure = _figure("pareto", draw_pareto, info, words, info.views)
     rows = tables.front_rows(study.trials)
     caption = f"The front at {study.given.spec.fidelity:,} samples, small to large"
     shown = columns.trial_columns(metric, with_status=False)
     table = details(caption, html_table(rows, shown, caption, marked="is_pick"))
-    return Part(figure_block(figure, table) + _prices(study) + _earned(study), figure)
+    return Part(figure_block(figure, table) + _earned(study), figure)
 
 
 def _earned(study: Study) -> str:
@@ -193,19 +203,11 @@ def _earned(study: Study) -> str:
     if rows.empty:
         return ""
     rows = rows.sort_values(["is_pick", "size_bytes"], ascending=[False, True])
-    rows = rows.assign(name=[name or "the search's own pick" for name in rows["reference"]])
+    titles = [format_order_words(name) or "the search's own pick" for name in rows["reference"]]
+    rows = rows.assign(title=titles)
     caption = "The search's pick beside the reference policies, at the same fidelity"
     shown = columns.reference_columns(study.given.spec.metric)
     return f"<h3>Was searching worth it?</h3>{html_table(rows, shown, caption, marked='is_pick')}"
-
-
-def _prices(study: Study) -> str:
-    metric = study.given.spec.metric
-    buys = tables.step_table(steps(study.front.members, metric))
-    if buys.empty:
-        return ""
-    caption = "What the next bytes buy along the front"
-    return details(caption, html_table(buys, columns.step_columns(metric), caption))
 
 
 def _finalists(study: Study) -> Part:
@@ -233,12 +235,32 @@ def _progress(study: Study) -> Part:
     improved = progress[progress["hypervolume"].diff().fillna(progress["hypervolume"]) > 0]
     caption = "Trials that raised the hypervolume"
     table = html_table(improved, columns.progress_columns(metric), caption)
-    orders = tables.order_frame(given.trials, given.judge)
-    caption_orders = "Orders of stages that were tried"
-    by_order = details(
-        caption_orders, html_table(orders, columns.order_columns(metric), caption_orders)
-    )
-    return Part(figure_block(figure, details(caption, table)) + by_order, figure)
+    return Part(figure_block(figure, details(caption, table)), figure)
+
+
+def _price(study: Study) -> Part:
+    metric = study.given.spec.metric
+    frame = insight_tables.price_frame(study.trials, metric)
+    if frame.empty:
+        return Part("<p>The front has no step yet that buys anything.</p>")
+    words = f"What each step along the front gains in {metric.name} for 10 KB more of file."
+    figure = _figure("price", draw_price, price_info(frame, metric), words)
+    caption = "What the next bytes buy along the front"
+    table = details(caption, html_table(frame, columns.step_columns(metric), caption))
+    return Part(figure_block(figure, table), figure)
+
+
+def _orders(study: Study) -> Part:
+    metric = study.given.spec.metric
+    orders = tables.order_frame(study.given.trials, study.given.judge)
+    if orders.empty:
+        return _NOTHING
+    bins = insight_tables.order_bin_frame(study.trials, metric)
+    info = orders_info(orders, bins, metric)
+    figure = _figure("orders", draw_orders, info, " ".join(info.words))
+    caption = "Orders of stages that were tried"
+    table = details(caption, html_table(orders, columns.order_columns(metric), caption))
+    return Part(figure_block(figure, table), figure)
 
 
 def _policy(study: Study) -> Part:
@@ -360,6 +382,8 @@ def _commands(study: Study) -> Part:
 SECTIONS = (
     Section("front", "The front", _pareto),
     Section("finalists", "Finalists", _finalists),
+    Section("price", "What the next 10 KB buys", _price),
+    Section("orders", "Which order wins where", _orders),
     Section("search", "How the search went", _progress),
     Section("layers", "Policy, layer by layer", _policy),
     Section("bytes", "Where the bytes are", _ledger),

@@ -1,13 +1,14 @@
 """Trials -> tidy pandas frames, one fact a row, units in the column names. Draws nothing.
 
 trial_table(trials, judge)      one row a trial
+with_choice(table, ...)         the same under another budget; with_over_limits words what is shown
 policy_table(policy, profile)   one row a layer: what it is and what was asked of it
 ledger_table(measurement)       one row a section of the file
 stage_table(measurement)        one row a stage; audit_table: one row a stage and layer
 step_table, excess_table, ...   the certificate
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from search.analysis import (
     order_table,
     progress,
 )
+from search.spec import FULL_SUFFIX
 from spaces import (
     Budget,
     Certificate,
@@ -44,10 +46,13 @@ __all__ = [
     "REFERENCE_ORIGIN",
     "audit_table",
     "budget_table",
+    "budget_words",
     "excess_table",
+    "excess_words",
     "failure_table",
     "front_rows",
     "ledger_table",
+    "losses_of",
     "order_frame",
     "policy_summary",
     "policy_table",
@@ -57,6 +62,8 @@ __all__ = [
     "step_table",
     "to_csv",
     "trial_table",
+    "with_choice",
+    "with_over_limits",
     "with_test_scores",
 ]
 
@@ -67,6 +74,7 @@ FEW = 8
 _INTEGER_COLUMNS = ("size_bytes", "download_bytes", "macs")
 _TRIAL_COLUMNS = (
     "number",
+    "name",
     "status",
     "is_pick",
     "origin",
@@ -95,11 +103,17 @@ _TRIAL_COLUMNS = (
 )
 
 
-def trial_table(trials: Sequence[Trial], judge: Judge) -> pd.DataFrame:
+def trial_table(trials: Sequence[Trial], judge: Judge, *, at_full: bool = False) -> pd.DataFrame:
     """One row a trial, in record order; numbers of a failed trial are missing.
 
     `status` is one of FRONT, DOMINATED, OVER_BUDGET and FAILED; front and pick are those of the
     trial's own fidelity, because trials of different fidelity do not compare.
+
+    Args:
+        trials: of one study of the record: the searched ones or the finalists.
+        judge: what is fair.
+        at_full: whether they are the finalists, which are numbered by themselves: `name` is what
+            `search show` takes, "17" or "3@full".
     """
     fronts = [
         Front.of(trials, judge, fidelity)
@@ -107,7 +121,11 @@ def trial_table(trials: Sequence[Trial], judge: Judge) -> pd.DataFrame:
     ]
     on_front = {member.identity.key for front in fronts for member in front.members}
     picks = {front.pick.identity.key for front in fronts if front.pick is not None}
-    rows = [_trial_row(trial, judge, on_front, picks) for trial in trials]
+    suffix = FULL_SUFFIX if at_full else ""
+    rows = [
+        _trial_row(trial, judge, on_front, picks) | {"name": f"{trial.number}{suffix}"}
+        for trial in trials
+    ]
     frame = pd.DataFrame(rows, columns=list(_TRIAL_COLUMNS))
     return frame.astype(dict.fromkeys(_INTEGER_COLUMNS, "Int64"))
 
@@ -161,7 +179,7 @@ def _trial_row(
         "latency_device": latency.device,
         "macs": measurement.macs,
         "seconds": sum(measurement.seconds.values()),
-        "over_limits": ", ".join(_excess_words(k, v, judge.metric) for k, v in excess.items()),
+        "over_limits": ", ".join(excess_words(k, v, judge.metric) for k, v in excess.items()),
     }
 
 
@@ -171,12 +189,78 @@ def _reference_name(origin: str) -> str:
     return name.strip() if kind == REFERENCE_ORIGIN else ""
 
 
-def _excess_words(limit: str, excess: float, metric: Metric) -> str:
+def excess_words(limit: str, excess: float, metric: Metric) -> str:
+    """`("size_bytes", 0.2)` -> `"file 20 % over"`; the metric's excess is in its unit."""
     if limit == "metric":
         amount = f"{100 * excess:.2f} points" if metric.unit == "share" else f"{excess:.3g}"
-        return f"{metric.name} {amount} short"
+        return f"{metric.name} {amount} {'short' if metric.higher_is_better else 'over'}"
     words = {"size_bytes": "file", "download_bytes": "download", "latency_ms": "latency"}
     return f"{words[limit]} {100 * excess:.3g} % over"
+
+
+def with_choice(
+    table: pd.DataFrame, feasible: np.ndarray, front_keys: Collection[str], pick_key: str | None
+) -> pd.DataFrame:
+    """A trial table of ONE fidelity under another budget; the numbers stay as they are.
+
+    `status` and `is_pick` are new. `over_limits` is emptied, because wording ten thousand rows
+    takes longer than a slider may: `with_over_limits` words those that are shown.
+
+    Args:
+        table: of `trial_table`.
+        feasible: (measured rows,) in the table's order: whether each keeps the budget.
+        front_keys: of the non-dominated among the feasible.
+        pick_key: of the one to ship; None without any.
+
+    Raises:
+        ValueError: `feasible` does not have one value for each measured row.
+    """
+    is_measured = table["metric"].notna().to_numpy()
+    if len(feasible) != is_measured.sum():
+        raise ValueError(
+            f"feasible must have one value for each of the {is_measured.sum()} measured rows, "
+            f"but got {len(feasible)}"
+        )
+    keeps_budget = np.zeros(len(table), dtype=bool)
+    keeps_budget[is_measured] = feasible
+    is_on_front = table["key"].isin(front_keys).to_numpy()
+    place = np.select([~is_measured, ~keeps_budget, is_on_front], [3, 2, 0], default=1)
+    statuses = np.array([FRONT, DOMINATED, OVER_BUDGET, FAILED], dtype=object)
+    return table.assign(
+        status=pd.array(statuses[place], dtype=table["status"].dtype),
+        is_pick=(table["key"] == pick_key).to_numpy(dtype=bool),
+        over_limits="",
+    )
+
+
+def losses_of(metric: Metric, values: np.ndarray) -> np.ndarray:
+    """`Metric.loss` of many values at once."""
+    return metric.loss(0.0) + (-values if metric.higher_is_better else values)
+
+
+def with_over_limits(rows: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """Rows of a trial table with `over_limits` worded for the judge's budget."""
+    metric, budget, profile = judge.metric, judge.budget, judge.profile
+    limit = budget.metric_limit(metric, profile.baseline_metric)
+    asked = {
+        "size_bytes": budget.size_bytes,
+        "download_bytes": budget.download_bytes,
+        "latency_ms": budget.latency_ms,
+    }
+    words: list[list[str]] = [[] for _ in range(len(rows))]
+    excesses = {
+        name: rows[name].to_numpy(dtype=float, na_value=np.nan) / most - 1
+        for name, most in asked.items()
+        if most is not None
+    }
+    if limit is not None:
+        # The tolerance of `spaces.trial.violations`, so that both judge alike.
+        losses = losses_of(metric, rows["metric"].to_numpy(dtype=float))
+        excesses["metric"] = losses - metric.loss(limit) - 1e-9
+    for name, excess in excesses.items():
+        for at in np.flatnonzero(excess > 0).tolist():
+            words[at].append(excess_words(name, float(excess[at]), metric))
+    return rows.assign(over_limits=[", ".join(parts) for parts in words])
 
 
 def policy_summary(policy: Policy) -> str:
@@ -346,13 +430,20 @@ def budget_table(budget: Budget, metric: Metric, profile: ModelProfile) -> pd.Da
     return pd.DataFrame(rows, columns=["limit", "asked", "baseline"])
 
 
+def budget_words(budget: Budget, metric: Metric, profile: ModelProfile) -> str:
+    """`"file at most 250,000 bytes; accuracy at least 97.03 %"`."""
+    limits = budget_table(budget, metric, profile)
+    pairs = zip(limits["limit"], limits["asked"], strict=True)
+    return "; ".join(f"{limit} {asked}" for limit, asked in pairs) or "no limit"
+
+
 def excess_table(certificate: Certificate, judge: Judge) -> pd.DataFrame:
     """How far the closest trial of a certificate is over each limit it breaks.
 
     Columns: limit, excess (relative; the metric in its unit), words.
     """
     rows = [
-        (limit, excess, _excess_words(limit, excess, judge.metric))
+        (limit, excess, excess_words(limit, excess, judge.metric))
         for limit, excess in certificate.excess.items()
     ]
     return pd.DataFrame(rows, columns=["limit", "excess", "words"])

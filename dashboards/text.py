@@ -13,6 +13,7 @@ from spaces import BYTES_PER_KB, Metric
 __all__ = [
     "format_bytes",
     "format_drop",
+    "format_duration",
     "format_ms",
     "format_order_words",
     "format_spread",
@@ -95,3 +96,15 @@ def format_drop(metric: Metric, drop: float) -> str:
 def format_order_words(order: str) -> str:
     """`"prune>quantize"` -> `"prune → quantize"`; the empty order is `"no stage"`."""
     return "no stage" if order == "none" else order.replace(">", " → ")
+
+
+def format_duration(seconds: float) -> str:
+    """`75` -> `"1 min 15 s"`; under a second in ms."""
+    if 0 < seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

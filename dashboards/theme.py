@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import plotly.graph_objects as go
 
-__all__ = ["DARK", "LIGHT", "THEMES", "Theme", "template"]
+__all__ = ["DARK", "LIGHT", "THEMES", "Theme", "css_variables", "template"]
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
@@ -21,7 +21,8 @@ class Theme:
 
     Attributes:
         name: "light" or "dark", as in CSS prefers-color-scheme.
-        page, ink, muted, grid: background, text, secondary text, grid lines.
+        page, panel, ink, muted, grid: background, raised background, text, secondary text, lines.
+        link, mark: links; the background of a marked row.
         faint: dominated trials; infeasible: trials over the budget.
         shade: fill of the region outside the budget.
         front: the staircase and lines of "this study"; fill: the area under them.
@@ -34,9 +35,12 @@ class Theme:
 
     name: str
     page: str
+    panel: str
     ink: str
     muted: str
     grid: str
+    link: str
+    mark: str
     faint: str
     infeasible: str
     shade: str
@@ -51,9 +55,12 @@ class Theme:
 LIGHT = Theme(
     name="light",
     page="#ffffff",
+    panel="#f6f8fa",
     ink="#1b1f24",
     muted="#57606a",
     grid="#e3e7ec",
+    link="#005a8f",
+    mark="#fff4e8",
     faint="#8d99a6",
     infeasible="#a8b0b9",
     shade="rgba(213,94,0,0.07)",
@@ -77,9 +84,12 @@ LIGHT = Theme(
 DARK = Theme(
     name="dark",
     page="#14181d",
+    panel="#1b2027",
     ink="#e8ecf0",
     muted="#a3adb8",
     grid="#2b323a",
+    link="#7cc4f0",
+    mark="#33261b",
     faint="#77828e",
     infeasible="#5b6570",
     shade="rgba(230,120,40,0.10)",
@@ -141,3 +151,19 @@ def template(theme: Theme) -> go.layout.Template:
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
         }
     )
+
+
+def css_variables(theme: Theme) -> str:
+    """A theme's page colours as custom properties, for `<html data-theme="...">`."""
+    colours = {
+        "page": theme.page,
+        "panel": theme.panel,
+        "ink": theme.ink,
+        "muted": theme.muted,
+        "line": theme.grid,
+        "link": theme.link,
+        "pick": theme.pick,
+        "mark": theme.mark,
+    }
+    body = " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+    return f'[data-theme="{theme.name}"] {{ color-scheme: {theme.name}; {body} }}'

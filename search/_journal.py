@@ -9,19 +9,38 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-__all__ = ["GuardedJournal", "clear_stale_lock", "trim_torn_tail"]
+__all__ = ["GuardedJournal", "LeanJournal", "clear_stale_lock", "trim_torn_tail"]
 
 #: A live writer holds Optuna's lock for milliseconds; older locks belong to the dead.
 STALE_LOCK_S = 3
 
 
-class GuardedJournal(JournalFileBackend):
-    """Optuna's journal file whose appends happen whole or not at all."""
+#: What only others ask Optuna for: a trial of ours stands whole in its attributes.
+_UNREAD = ("params", "distributions")
+
+
+class LeanJournal(JournalFileBackend):
+    """Optuna's journal file read without the trials' parameters, which stay in the file.
+
+    With 60 knobs Optuna makes 60 objects a trial of them: three quarters of the reading time.
+    """
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The operations from this line on; Optuna only iterates over them."""
+        for log in super().read_logs(log_number_from):
+            for key in _UNREAD:
+                log.pop(key, None)
+            yield log
+
+
+class GuardedJournal(LeanJournal):
+    """A journal file whose appends happen whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

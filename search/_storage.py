@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from search._journal import GuardedJournal
+from search._journal import GuardedJournal, LeanJournal
 
 __all__ = [
     "FORMAT_ATTRIBUTE",
@@ -52,7 +52,7 @@ def read_journal(path: Path) -> BaseStorage:
     """
     if not path.is_file():  # Optuna would make one
         raise StorageMissing(f"no such file: {path}")
-    return _journal(JournalFileBackend(str(path)), path)
+    return _journal(LeanJournal(str(path)), path)
 
 
 def _journal(backend: JournalFileBackend, path: Path) -> BaseStorage:

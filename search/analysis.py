@@ -4,13 +4,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from search.running_front import RunningFront
 from spaces import Failure, Front, Judge, Measurement, SearchSpace, Stage, Step, Trial, hypervolume
 from spaces.front import steps
-from spaces.policy import Policy, format_order
+from spaces.policy import LayerPolicy, Policy, format_order
 
 __all__ = [
     "FailureGroup",
@@ -27,6 +29,8 @@ __all__ = [
 
 #: With fewer trials a knob's share of variance is mostly chance.
 LEAST_TRIALS = 12
+
+_LEFT_ALONE = LayerPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,17 @@ class KnobImportance:
 
 def knob_value(policy: Policy, knob: str) -> Any:
     """The value of a knob by its name in the space, e.g. "order" or "fc1:sparsity"."""
+    return _knob_values([policy], knob)[0]
+
+
+def _knob_values(policies: Iterable[Policy], knob: str) -> list[Any]:
+    """`knob_value` of each policy."""
     if ":" in knob:
         layer, _, name = knob.rpartition(":")
-        return getattr(policy.layer(layer), name)
+        return [getattr(p.layer_map.get(layer, _LEFT_ALONE), name) for p in policies]
     if knob == "order":
-        return format_order(policy.order)
-    if knob.startswith("distillation."):
-        return getattr(policy.distillation, knob.removeprefix("distillation."))
-    return getattr(policy, knob)
+        return [format_order(policy.order) for policy in policies]
+    return list(map(attrgetter(knob), policies))
 
 
 def importance(
@@ -75,23 +82,44 @@ def importance(
         return ()
     points = judge.points([trial for trial, _ in finished])
     policies = [trial.policy for trial, _ in finished]
-    rows = []
-    for knob in space.knobs:
-        stage = _stage_of(knob.name)
-        rows_of = [i for i, policy in enumerate(policies) if stage is None or stage in policy.order]
-        if len(knob.choices) > 1:
-            values = [knob_value(policies[i], knob.name) for i in rows_of]
-            rows.append(_importance_of(knob.name, values, points[rows_of]))
+    cohorts = {stage: _Cohort.of(policies, points, stage) for stage in (None, *Stage)}
+    open_knobs = [knob.name for knob in space.knobs if len(knob.choices) > 1]
+    rows = [cohorts[_stage_of(name)].importance_of(name) for name in open_knobs]
     return tuple(sorted(rows, key=lambda row: (-row.on_loss, -row.on_size, row.knob)))
 
 
-def _importance_of(knob: str, values: Sequence[Any], points: np.ndarray) -> KnobImportance:
-    """Of one knob, from its values and the points (n, 3) of the same trials."""
-    if len(values) < LEAST_TRIALS:
-        return KnobImportance(knob, 0.0, 0.0, len(values))
-    loss, size, groups = _ranks(points[:, 0]), _ranks(points[:, 1]), _codes(values)
-    on_loss = _epsilon_squared(_ranks(_residual(loss, size)), groups)
-    return KnobImportance(knob, on_loss, _epsilon_squared(size, groups), len(values))
+@dataclass(frozen=True, eq=False)
+class _Cohort:
+    """The trials by which the knobs of one stage are judged.
+
+    Attributes:
+        policies: n of them.
+        loss: (n,) ranks, freed of their straight-line dependence on the size.
+        size: (n,) ranks.
+    """
+
+    policies: Sequence[Policy]
+    loss: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, policies: Sequence[Policy], points: np.ndarray, stage: Stage | None) -> "_Cohort":
+        """Those that ran the stage; None = all. Args: points: (n, 3) of the policies' trials."""
+        rows = [i for i, policy in enumerate(policies) if stage is None or stage in policy.order]
+        ran = [policies[i] for i in rows]
+        if not ran:
+            return cls(ran, np.empty(0), np.empty(0))
+        loss, size = _ranks(points[rows, 0]), _ranks(points[rows, 1])
+        return cls(ran, _ranks(_residual(loss, size)), size)
+
+    def importance_of(self, knob: str) -> KnobImportance:
+        """How much of what differs between these trials goes with a knob."""
+        count = len(self.policies)
+        if count < LEAST_TRIALS:
+            return KnobImportance(knob, 0.0, 0.0, count)
+        groups = _codes(_knob_values(self.policies, knob))
+        on_loss = _epsilon_squared(self.loss, groups)
+        return KnobImportance(knob, on_loss, _epsilon_squared(self.size, groups), count)
 
 
 def _stage_of(knob: str) -> Stage | None:
@@ -239,7 +267,7 @@ def progress(trials: Sequence[Trial], judge: Judge) -> tuple[ProgressPoint, ...]
     The front is kept as trials come, and the hypervolume only computed when the front changes.
     """
     reference = judge.reference
-    front = np.empty((0, len(reference)))
+    front = RunningFront(judge)
     seconds = volume = 0.0
     best_metric: float | None = None
     smallest_bytes: int | None = None
@@ -254,10 +282,8 @@ def progress(trials: Sequence[Trial], judge: Judge) -> tuple[ProgressPoint, ...]
             if best_metric is None or judge.metric.drop(measurement.metric, best_metric) < 0:
                 best_metric = measurement.metric
             smallest_bytes = min(smallest_bytes or measurement.size_bytes, measurement.size_bytes)
-            point = np.array(judge.point(measurement))
-            if not (front <= point).all(axis=1).any():
-                front = np.vstack([front[~(point <= front).all(axis=1)], point])
-                volume = hypervolume(front, reference)
+            if front.add(trial):
+                volume = hypervolume(front.points, reference)
         found.append(
             ProgressPoint(trial.number, seconds, volume, best_metric, smallest_bytes, feasible)
         )
@@ -273,12 +299,14 @@ class FailureGroup:
         count: how many.
         trials: their numbers, ascending.
         example: the first failure in full.
+        layers: where it happened, distinct, the first one's first; () where none was named.
     """
 
     reason: str
     count: int
     trials: tuple[int, ...]
     example: str
+    layers: tuple[str, ...]
 
 
 def failures_by_reason(trials: Sequence[Trial]) -> tuple[FailureGroup, ...]:
@@ -292,5 +320,6 @@ def failures_by_reason(trials: Sequence[Trial]) -> tuple[FailureGroup, ...]:
     for reason, failed in groups.items():
         failed.sort(key=lambda pair: pair[0])
         numbers = tuple(number for number, _ in failed)
-        found.append(FailureGroup(reason, len(failed), numbers, str(failed[0][1])))
+        layers = tuple(dict.fromkeys(failure.layer for _, failure in failed if failure.layer))
+        found.append(FailureGroup(reason, len(failed), numbers, str(failed[0][1]), layers))
     return tuple(sorted(found, key=lambda group: (-group.count, group.reason)))

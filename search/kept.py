@@ -6,8 +6,7 @@ Any other file can be made again from its trial's identity.
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
+from search.running_front import RunningFront
 from spaces import Judge, Trial
 
 __all__ = ["KeptFiles"]
@@ -18,10 +17,9 @@ class KeptFiles:
 
     def __init__(self, judge: Judge, artifacts_dir: Path, artifact_format: str) -> None:
         """Args: judge: compares trials; artifacts_dir, artifact_format: where files lie."""
-        self._judge = judge
         self._folder = artifacts_dir
         self._suffix = artifact_format
-        self._front = np.empty((0, 3))
+        self._front = RunningFront(judge)
         self.hashes: set[str] = set()
 
     def path(self, sha256: str) -> Path:
@@ -33,13 +31,9 @@ class KeptFiles:
         measurement = trial.measurement
         if measurement is None:
             return False
-        point = np.array(self._judge.point(measurement))
-        if (self._front <= point).all(axis=1).any():
-            return measurement.sha256 in self.hashes
-        beaten = (self._front >= point).all(axis=1)
-        self._front = np.vstack([self._front[~beaten], point])
-        self.hashes.add(measurement.sha256)
-        return True
+        if self._front.add(trial):
+            self.hashes.add(measurement.sha256)
+        return measurement.sha256 in self.hashes
 
     def keep(self, trial: Trial) -> None:
         """A finalist's file stays whatever it is worth."""

@@ -4,9 +4,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from spaces import Judge, Trial, hypervolume, nondominated
+from search.running_front import RunningFront
+from spaces import Judge, Trial, hypervolume
 from spaces.front import pick
 
 __all__ = ["Progress", "ProgressTracker"]
@@ -43,8 +42,7 @@ class ProgressTracker:
         self.phase, self.asked = phase, asked
         self._judge = judge
         self._finished = self._failed = self._feasible = self._fresh = 0
-        self._members: list[Trial] = []
-        self._points = np.empty((0, 3))
+        self._front = RunningFront(judge)
         self._hypervolume = 0.0
         self._started = time.monotonic()
         for trial in history:
@@ -66,7 +64,7 @@ class ProgressTracker:
             asked=self.asked,
             failed=self._failed,
             feasible=self._feasible,
-            best=pick(self._members, self._judge.metric),
+            best=pick(self._front.members, self._judge.metric),
             hypervolume=self._hypervolume,
             eta_s=elapsed / self._fresh * left if self._fresh else None,
         )
@@ -74,7 +72,7 @@ class ProgressTracker:
     @property
     def front(self) -> Sequence[Trial]:
         """The feasible non-dominated trials so far."""
-        return tuple(self._members)
+        return tuple(self._front.members)
 
     def _count(self, trial: Trial) -> None:
         self._finished += 1
@@ -83,15 +81,5 @@ class ProgressTracker:
             self._failed += 1
         elif self._judge.is_feasible(trial):
             self._feasible += 1
-            self._insert(trial)
-
-    def _insert(self, trial: Trial) -> None:
-        assert trial.measurement is not None
-        point = np.array(self._judge.point(trial.measurement))
-        if (self._points <= point).all(axis=1).any():
-            return
-        members, points = [*self._members, trial], np.vstack([self._points, point])
-        keep = nondominated(points)
-        self._members = [t for t, is_kept in zip(members, keep, strict=True) if is_kept]
-        self._points = points[keep]
-        self._hypervolume = hypervolume(self._points, self._judge.reference)
+            if self._front.add(trial):
+                self._hypervolume = hypervolume(self._front.points, self._judge.reference)

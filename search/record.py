@@ -11,6 +11,7 @@ optuna.load_study and optuna-dashboard show them with objectives, constraints an
 """
 
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -125,7 +126,8 @@ class RecordReader:
             StudyBroken: the record is damaged, or of another version.
         """
         try:
-            storage = _read_storage(location)
+            with _without_collector():
+                storage = _read_storage(location)
         except StorageUnreadable as error:
             _refuse_missing(location)
             raise StudyBroken(f"study {location}: {error}") from None
@@ -151,6 +153,12 @@ class RecordReader:
     def finalists(self) -> list[Trial]:
         """Of the full fidelity, in record order; numbered on their own."""
         return self._trials(self.location.full_study)
+
+    def counts(self) -> tuple[int, int]:
+        """(searched trials, finalists) written so far, without reading what is in them."""
+        searched, full = (self._studies[n] for n in (self.location.study, self.location.full_study))
+        with _reading(self.location):
+            return self._storage.get_n_trials(searched), self._storage.get_n_trials(full)
 
     def test_scores(self) -> dict[str, Mapping[str, Any]]:
         """Identity key -> test scores of that trial, for those which were asked for."""
@@ -179,10 +187,28 @@ class RecordReader:
     def _trials(self, name: str) -> list[Trial]:
         with self._guard, _reading(self.location):
             parsed = self._parsed.setdefault(name, [])
-            # No copies: copying 5,000 trials takes longer than reading them.
-            frozen = self._storage.get_all_trials(self._studies[name], deepcopy=False)
-            parsed += [self._parse(name, trial) for trial in frozen[len(parsed) :]]
+            with _without_collector():
+                for trial in self._unread(self._studies[name], len(parsed)):
+                    parsed.append(self._parse(name, trial))
+                    # The storage keeps its trials for ever, and this was most of each.
+                    del trial.user_attrs[_TRIAL]
             return list(parsed)
+
+    def _unread(self, study_id: int, known: int) -> list[FrozenTrial]:
+        """The trials from number `known` on, as the storage has them."""
+        storage = self._storage
+        if known == 0 or self.location.is_database:
+            # No copies: copying 5,000 trials takes longer than reading them.
+            return storage.get_all_trials(study_id, deepcopy=False)[known:]
+        # Asked one by one a journal need not go through all it knows, which takes longer than
+        # writing a trial does; a database would answer each with a query.
+        found: list[FrozenTrial] = []
+        with contextlib.suppress(KeyError):
+            while True:
+                number = known + len(found)
+                trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+                found.append(storage.get_trial(trial_id))
+        return found
 
     def _parse(self, name: str, frozen: FrozenTrial) -> Trial:
         if _TRIAL not in frozen.user_attrs:
@@ -596,6 +622,22 @@ def _missing(location: StudyLocation) -> InvalidRequest:
     names = [n for n in StudyLocation.list_studies(location.storage) if n != location.study]
     known = f"known: {', '.join(names)}" if names else "it holds no other study"
     return InvalidRequest(f"--study {location.study}: not in {location.place}; {known}")
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """No search for garbage while a record is read.
+
+    Reading makes millions of objects and no garbage; going through them again and again takes
+    longer than the reading.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _local(seconds: float) -> datetime:

@@ -6,6 +6,7 @@ a 5 % logarithmic grid: otherwise timing noise would make every trial non-domina
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,21 +42,51 @@ def nondominated(points: np.ndarray) -> np.ndarray:
         points: (n, objectives), minimised, finite.
 
     Returns:
-        (n,) booleans. O(n * front size): candidates come in lexicographic order, so that a row can
-        only be dominated by one already kept.
+        (n,) booleans. O(n log n) for 2 or 3 objectives, else O(n * front size): candidates come in
+        lexicographic order, so that a row can only be dominated by one already kept.
     """
     keep = np.zeros(len(points), dtype=bool)
     if len(points) == 0:
         return keep
     order = np.lexsort(points.T[::-1])
-    kept = np.empty_like(points)
-    count = 0
-    for i in order:
-        if not (kept[:count] <= points[i]).all(axis=1).any():
-            kept[count] = points[i]
-            count += 1
-            keep[i] = True
+    find = {2: _kept_of_pairs, 3: _kept_of_triples}.get(points.shape[1], _kept_of_rows)
+    keep[order[find(points[order])]] = True
     return keep
+
+
+def _kept_of_pairs(points: np.ndarray) -> np.ndarray:
+    """Positions of the non-dominated rows of (n, 2), which come in lexicographic order."""
+    least_before = np.minimum.accumulate(points[:-1, 1])
+    return np.flatnonzero(np.append(True, points[1:, 1] < least_before))
+
+
+def _kept_of_triples(points: np.ndarray) -> np.ndarray:
+    """As `_kept_of_pairs` for (n, 3): a staircase of the last two objectives (Kung et al. 1975)."""
+    kept = []
+    second: list[float] = []  # ascending
+    third: list[float] = []  # descending, of the same rows
+    for i, (y, z) in enumerate(zip(points[:, 1].tolist(), points[:, 2].tolist(), strict=True)):
+        at = bisect_right(second, y)
+        if at and third[at - 1] <= z:
+            continue
+        kept.append(i)
+        start = end = bisect_left(second, y, hi=at)
+        while end < len(third) and third[end] >= z:
+            end += 1
+        second[start:end] = [y]
+        third[start:end] = [z]
+    return np.array(kept)
+
+
+def _kept_of_rows(points: np.ndarray) -> np.ndarray:
+    """As `_kept_of_pairs` for any number of objectives."""
+    kept = np.empty_like(points)
+    found: list[int] = []
+    for i, row in enumerate(points):
+        if not (kept[: len(found)] <= row).all(axis=1).any():
+            kept[len(found)] = row
+            found.append(i)
+    return np.array(found)
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
@@ -77,22 +108,44 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     if len(inside) == 0:
         return 0.0
     inside = inside[nondominated(inside)]
-    if dimensions == 2:
-        return _area(inside, reference)
-    inside = inside[np.argsort(inside[:, 2])]
-    upper = np.append(inside[1:, 2], reference[2])
-    volume = 0.0
-    for i, height in enumerate(upper - inside[:, 2]):
-        if height > 0:
-            volume += height * _area(inside[: i + 1, :2], reference[:2])
-    return float(volume)
+    return _area(inside, reference) if dimensions == 2 else _volume(inside, reference)
 
 
 def _area(points: np.ndarray, reference: np.ndarray) -> float:
-    points = points[nondominated(points)]
+    """Of non-dominated points (n, 2) below the reference."""
     points = points[np.argsort(points[:, 0])]
     above = np.concatenate(([reference[1]], points[:-1, 1]))
     return float(((reference[0] - points[:, 0]) * (above - points[:, 1])).sum())
+
+
+def _volume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Of non-dominated points (n, 3) below the reference: slices, each with `_area` of those below.
+
+    From one slice to the next only the strips beside the new point change. None so far can be at
+    or below it in the first two objectives: it would dominate.
+    """
+    points = points[np.argsort(points[:, 2])]
+    heights = np.append(points[1:, 2], reference[2]) - points[:, 2]
+    right, top = reference[:2].tolist()
+    xs: list[float] = []  # ascending
+    ys: list[float] = []  # descending, of the same points
+    strips = np.empty(len(points))
+    volume = 0.0
+    for (x, y), height in zip(points[:, :2].tolist(), heights.tolist(), strict=True):
+        start = end = bisect_left(xs, x)
+        while end < len(ys) and ys[end] >= y:
+            end += 1
+        xs[start:end] = [x]
+        ys[start:end] = [y]
+        count = len(xs)
+        after = start + 1
+        strips[after:count] = strips[end : end + count - after]
+        strips[start] = (right - x) * ((ys[start - 1] if start else top) - y)
+        if after < count:
+            strips[after] = (right - xs[after]) * (y - ys[after])
+        if height > 0:
+            volume += height * float(strips[:count].sum())
+    return volume
 
 
 def default_max_drop(metric: Metric, baseline: float) -> float:
@@ -192,7 +245,7 @@ class Front:
     @classmethod
     def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Front":
         """The front of the trials of one fidelity."""
-        finished = _finished(trials, fidelity)
+        finished = measured_by_size(trials, fidelity)
         feasible = [t for t in finished if judge.is_feasible(t)]
         points = judge.points(feasible)
         members = [t for t, keep in zip(feasible, nondominated(points), strict=True) if keep]
@@ -217,8 +270,11 @@ def _by_size(trial: Trial) -> tuple[float, float, int]:
     return measurement.size_bytes, measurement.latency.median_ms, trial.number
 
 
-def _finished(trials: Iterable[Trial], fidelity: int) -> list[Trial]:
-    """Those with a measurement, by size: of equal points the same one counts in every order."""
+def measured_by_size(trials: Iterable[Trial], fidelity: int) -> list[Trial]:
+    """The trials of one fidelity with a measurement, by size, then latency, then number.
+
+    In this order the same one of equal points counts, whatever the order they came in.
+    """
     finished = [t for t in trials if t.identity.fidelity == fidelity and t.measurement]
     return sorted(finished, key=_by_size)
 
@@ -276,7 +332,7 @@ class Certificate:
     @classmethod
     def of(cls, trials: Sequence[Trial], judge: Judge, fidelity: int) -> "Certificate":
         """The certificate from every finished trial of one fidelity."""
-        finished = _finished(trials, fidelity)
+        finished = measured_by_size(trials, fidelity)
         if not finished:
             return cls(fidelity=fidelity)
         points = judge.points(finished)

@@ -66,6 +66,12 @@ CAPABILITIES = Capabilities(
 
 #: (name, kind, weight shape, output positions); a network of n layers is the last n.
 _LAYERS: Sequence[tuple[str, str, tuple[int, ...], int]] = (
+    ("stem1", "Conv2d", (8, 3, 3, 3), 1024),
+    ("stem2", "Conv2d", (8, 8, 3, 3), 1024),
+    ("stem3", "Conv2d", (16, 8, 3, 3), 576),
+    ("stem4", "Conv2d", (16, 16, 3, 3), 576),
+    ("stem5", "Conv2d", (16, 16, 3, 3), 576),
+    ("stem6", "Conv2d", (1, 16, 1, 1), 576),
     ("conv1", "Conv2d", (16, 1, 5, 5), 576),
     ("conv2", "Conv2d", (32, 16, 5, 5), 64),
     ("fc1", "Linear", (300, 784), 1),
@@ -113,7 +119,7 @@ class Simulator:
     """One simulated network.
 
     Attributes:
-        layer_count: 1 to 6.
+        layer_count: 1 to 12.
         seed: which network: the layers' sensitivities and the evaluations' noise.
         budget: the study's limits.
         study: name of the study.
@@ -288,7 +294,6 @@ class Simulator:
     def _audit(self, policy: Policy, fidelity: int) -> tuple[StageAudit, ...]:
         entries = []
         for at, stage in enumerate(policy.order):
-            absent = [other for other in Stage if other not in policy.order[: at + 1]]
             so_far = Policy(
                 policy.order[: at + 1],
                 policy.layers,
@@ -301,7 +306,7 @@ class Simulator:
             last = at == len(policy.order) - 1
             samples = fidelity - at * (fidelity // 4) if last else fidelity // 4
             layers = {
-                layer.name: _layer_audit(layer, policy.layer(layer.name).without(absent))
+                layer.name: _layer_audit(layer, so_far.layer(layer.name))
                 for layer in self.profile.layers
             }
             metric = self.true_metric(so_far, fidelity)

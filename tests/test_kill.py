@@ -41,8 +41,9 @@ def test_interrupted_it_says_how_to_go_on(sent: signal.Signals, tmp_path: Path) 
         time.sleep(0.01)
     workers = workers_of(driver.pid)
     os.killpg(driver.pid, sent) if sent == signal.SIGINT else driver.send_signal(sent)
-    assert driver.wait(timeout=30) == 130
+    code = driver.wait(timeout=30)
     log = study.log()
+    assert code == 130, log
     assert "Traceback" not in log
     assert "interrupted after" in log
     assert "Front (accuracy, bytes, latency)" in log

@@ -2,10 +2,8 @@
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -14,17 +12,18 @@ from typing import Any
 
 from evaluators import tasks
 from evaluators.messages import WorkerContext
-from search.cli.readers import find_trial, open_reader
-from search.cli.text import latency_text, metric_text, trial_name
+from search.cli.readers import open_reader
+from search.cli.text import latency_text, metric_text
 from search.engines import InProcessEngine
 from search.kept import KeptFiles
+from search.manifest import manifest_of
+from search.naming import find_trial, trial_name
 from search.record import RecordReader
 from search.session import answer_of, check_network, worker_context
 from spaces import Front, InvalidRequest, StudyBroken, Trial
 
 __all__ = ["export_command", "export_trial", "manifest_path", "verify_command"]
 
-PRODUCT = "compression-search"
 EXIT_MISMATCH = 1
 
 
@@ -96,7 +95,8 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
             f"{source} was changed after it was measured: its sha256 is {digest}; remove it, and "
             "it is made again"
         )
-    manifest = _manifest(record, trial)
+    test = record.test_scores().get(trial.identity.key)
+    manifest = manifest_of(spec, record.profile, trial, test)
     out.parent.mkdir(parents=True, exist_ok=True)
     _write_whole(out, data)
     _write_whole(manifest_path(out), (json.dumps(manifest, indent=2) + "\n").encode())
@@ -133,46 +133,6 @@ def _made_again(record: RecordReader, trial: Trial) -> bytes:
         f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
         "machine or these library versions compute differently from those that measured it"
     )
-
-
-def _manifest(record: RecordReader, trial: Trial) -> dict[str, Any]:
-    values, spec = trial.measurement, record.spec
-    assert values is not None
-    test = record.test_scores().get(trial.identity.key)
-    return {
-        "product": f"{PRODUCT} {_version(PRODUCT)}",
-        "format": spec.artifact_format,
-        "sha256": values.sha256,
-        "size_bytes": values.size_bytes,
-        "workload": spec.workload,
-        "target": spec.target,
-        "metric": {
-            "name": spec.metric.name,
-            "unit": spec.metric.unit,
-            "validation": values.metric,
-            "standard_error": values.metric_se,
-            "samples": values.metric_samples,
-            "test": dict(test) if test else None,
-            "baseline": record.profile.baseline_metric,
-        },
-        "latency": asdict(values.latency),
-        "policy": trial.policy.to_dict(),
-        "study": spec.name,
-        "trial": trial_name(trial, spec.full_fidelity, spec.fidelity),
-        "identity": asdict(trial.identity),
-        "ledger": [asdict(line) for line in values.ledger],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "numpy", "optuna")},
-        },
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def verify_command(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ examples:
   search run --budget-kb 20 --max-drop 1 --dry-run
   search resume                                   go on with the latest study
   search front --json                             its front, for scripts
+  search dashboard                                all studies in a browser, live
 """
 
 
@@ -80,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_run, _add_resume, _add_readers, _add_files, _add_lists):
+    for add in (_add_run, _add_resume, _add_readers, _add_dashboard, _add_files, _add_lists):
         add(commands)
     return parser
 
@@ -177,6 +178,26 @@ def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _json_argument(reader)
 
 
+def _add_dashboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    dashboard = _command(commands, "dashboard", "serve the studies to a browser, live")
+    dashboard.add_argument(
+        "studies", nargs="*", metavar="STUDY", help="show only these (default: all of the storage)"
+    )
+    dashboard.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS",
+        help="what to bind (default 127.0.0.1; any other needs a token, made if not given)",
+    )  # fmt: skip
+    dashboard.add_argument(
+        "--port", type=count, default=8050, metavar="N", help="(default 8050; 0 = any free one)"
+    )
+    dashboard.add_argument(
+        "--token", metavar="TEXT", help="(default: $SEARCH_DASHBOARD_TOKEN, none on loopback)"
+    )
+    dashboard.add_argument("--open", action="store_true", help="open it in the browser")
+    _storage_argument(dashboard)
+    _json_argument(dashboard)
+
+
 def _add_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     export = _command(commands, "export", "write a trial's file and its manifest")
     export.add_argument("--study", metavar="NAME", help="(default: the latest)")
@@ -246,6 +267,7 @@ _COMMANDS = {
     "front": ("search.cli.readers", "front_command"),
     "show": ("search.cli.readers", "show_command"),
     "report": ("search.cli.readers", "report_command"),
+    "dashboard": ("search.cli.dashboard", "dashboard_command"),
     "export": ("search.cli.files", "export_command"),
     "verify": ("search.cli.files", "verify_command"),
     "space": ("search.cli.lists", "space_command"),

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 from rich.markup import escape
 
 from search.cli.screen import front_table, make_console, print_answer, trial_details
-from search.cli.text import storage_flag, trial_name
 from search.location import StudyLocation
+from search.naming import find_trial, storage_flag, trial_name
 from search.record import RecordReader
 from search.session import Answer, answer_of
 from spaces import Certificate, Front, InvalidRequest, Trial
 
 __all__ = [
     "answer_json",
-    "find_trial",
     "front_command",
     "open_reader",
     "report_command",
@@ -32,30 +30,6 @@ def open_reader(storage: str, study: str | None) -> RecordReader:
     if study is None:
         return RecordReader.open(StudyLocation.latest(storage))
     return RecordReader.open(StudyLocation(storage, study))
-
-
-def find_trial(record: RecordReader, text: str, what: str = "trial") -> Trial:
-    """`"17"` or `"3@full"` -> the trial.
-
-    Args:
-        record: the study's.
-        text: as the user wrote it.
-        what: the argument that messages name.
-
-    Raises:
-        InvalidRequest: another form, or no such trial.
-    """
-    match = re.fullmatch(r"#?([0-9]{1,9})(@full)?", text)
-    if match is None:
-        known = "best, smallest, fastest, " if what == "--pick" else ""
-        raise InvalidRequest(f"{what} must be {known}a number as 17, or 3@full, but got {text!r}")
-    trials = record.finalists() if match[2] else record.trials()
-    number = int(match[1])
-    if number >= len(trials):
-        kind = "finalists" if match[2] else "trials"
-        last = f"0 to {len(trials) - 1}" if trials else "none yet"
-        raise InvalidRequest(f"{what} {text}: {record.spec.name} has {kind} {last}")
-    return trials[number]
 
 
 def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:

@@ -32,11 +32,10 @@ from search.cli.text import (
     duration_text,
     layer_text,
     order_text,
-    storage_flag,
-    trial_name,
 )
 from search.engines import ENGINES, Engine
 from search.location import StudyLocation
+from search.naming import storage_flag, trial_name
 from search.record import Record, refuse_taken
 from search.session import (
     Answer,
@@ -318,7 +317,7 @@ def _known_location(arguments: argparse.Namespace) -> StudyLocation:
 
 @contextmanager
 def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
-    """An engine whose workers end with the block, at once if it is left by an error or Ctrl-C.
+    """An engine whose workers end with the block: nothing of theirs is still wanted then.
 
     Raises:
         InvalidRequest: this engine cannot have so many workers.
@@ -329,10 +328,8 @@ def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
     engine = ENGINES[name](workers or default)
     try:
         yield engine
-    except BaseException:
+    finally:
         engine.kill()
-        raise
-    engine.shutdown(wait=False, cancel_futures=True)
 
 
 def _cores() -> int:

@@ -19,8 +19,8 @@ from search.cli.text import (
     metric_text,
     order_text,
     outcome_text,
-    trial_name,
 )
+from search.naming import trial_name
 from search.progress import Progress
 from search.session import Answer, Prepared
 from search.spec import StudySpec

@@ -1,8 +1,5 @@
 """How values are written for people: one way everywhere."""
 
-import shlex
-
-from search.location import DEFAULT_STORAGE
 from spaces import BYTES_PER_KB, Failure, Judge, Measurement, Metric, Policy, Trial, format_order
 
 __all__ = [
@@ -15,8 +12,6 @@ __all__ = [
     "metric_text",
     "order_text",
     "outcome_text",
-    "storage_flag",
-    "trial_name",
 ]
 
 
@@ -81,21 +76,6 @@ def layer_text(policy: Policy, name: str) -> str:
     if asked.bias_bits < 32:
         parts.append(f"bias {asked.bias_bits} bits")
     return ", ".join(parts) or "left alone"
-
-
-def trial_name(trial: Trial, full_fidelity: int, search_fidelity: int) -> str:
-    """`"17"`, or `"3@full"` of a finalist; what `search show` takes."""
-    is_full = trial.identity.fidelity == full_fidelity != search_fidelity
-    return f"{trial.number}@full" if is_full else str(trial.number)
-
-
-def storage_flag(storage: str) -> str:
-    """What a command needs to find a study again: `" --storage runs"`, "" for the default.
-
-    Args:
-        storage: `StudyLocation.place`, because commands are shown: a password is left to the user.
-    """
-    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
 
 
 def budget_text(judge: Judge) -> str:

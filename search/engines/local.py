@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,6 +27,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C")
 
+#: An end waits so long for processes that were told to end.
+JOIN_S = 5.0
 #: (version, setup, its argument)
 _Configuration = tuple[int, Callable[[Any], None], Any]
 
@@ -75,6 +78,7 @@ class LocalEngine(Engine):
         self._dead: list[ProcessPoolExecutor] = []
         self._configuration: _Configuration | None = None
         self._closed = False
+        self._threads: list[threading.Thread] = []
         # Tasks come from the caller's thread and end in the executors' threads.
         self._changed = threading.Condition(threading.RLock())
 
@@ -160,6 +164,7 @@ class LocalEngine(Engine):
             if slot.process is not None:
                 slot.process.kill()
         self._retire()
+        self._join()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor.shutdown`."""
@@ -171,6 +176,16 @@ class LocalEngine(Engine):
         for pool in [*(slot.pool for slot in self._slots), *self._dead]:
             if pool is not None:
                 pool.shutdown(wait=wait)
+        if wait:
+            self._join()
+
+    def _join(self) -> None:
+        """Wait for the executors' threads, but not for ever: a process may have just been born."""
+        # Python 3.11 wakes the threads still there when it exits, and prints a traceback if one
+        # closes its pipe in that instant.
+        deadline = time.monotonic() + JOIN_S
+        for thread in [*self._threads]:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def _is_idle(self) -> bool:
@@ -191,6 +206,10 @@ class LocalEngine(Engine):
             pools = [slot.pool for slot in self._slots if slot.pool is not None and is_over]
         # Outside of our lock: an executor that breaks holds its own while it waits for ours.
         for pool in pools:
+            # Executors forget their thread when told to end, and offer no other way to wait for it.
+            thread = getattr(pool, "_executor_manager_thread", None)
+            if thread is not None:
+                self._threads.append(thread)
             pool.shutdown(wait=False)
 
 

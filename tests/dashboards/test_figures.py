@@ -1,105 +1,24 @@
-import numpy as np
 import pytest
 
 from dashboards import tables
 from dashboards.figures import (
-    ParetoInfo,
     PolicyPanel,
     audit_info,
     draw_audit,
     draw_heatmap,
     draw_ledger,
-    draw_pareto,
     draw_progress,
     heatmap_info,
     ledger_info,
-    pareto_info,
     progress_info,
 )
-from dashboards.figures.axes import colour_scale
 from dashboards.theme import DARK, LIGHT, Theme
 from spaces import Front, LayerPolicy, Policy, Stage
-from tests.dashboards.studies import EVIL, IMPOSSIBLE, hostile_study, study
+from tests.dashboards.studies import EVIL, hostile_study, study
 from tests.simulator import simulate
 
 GIVEN = study(100)
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
-
-
-def pareto(given: object = GIVEN) -> ParetoInfo:
-    trials = tables.trial_table(given.trials, given.judge)
-    finalists = tables.trial_table(given.finalists, given.judge)
-    return pareto_info(trials, finalists, given.judge)
-
-
-def test_every_finished_trial_is_in_one_layer_of_the_plot() -> None:
-    info = pareto()
-    drawn = [*info.front["number"], *info.dominated["number"], *info.over_budget["number"]]
-    finished = [trial.number for trial in GIVEN.trials if trial.measurement is not None]
-    assert sorted(drawn) == finished
-
-
-def test_the_staircase_rises_and_lies_on_the_front() -> None:
-    info = pareto()
-    assert info.staircase_is_feasible
-    assert info.staircase["size_bytes"].is_monotonic_increasing
-    assert info.staircase["metric"].is_monotonic_increasing
-    corners = set(zip(info.staircase["size_bytes"], info.staircase["metric"], strict=True))
-    assert corners <= set(zip(info.front["size_bytes"], info.front["metric"], strict=True))
-
-
-def test_the_pick_is_a_finalist_when_there_is_one() -> None:
-    final = Front.of(GIVEN.finalists, GIVEN.judge, GIVEN.spec.full_fidelity)
-    assert final.pick is not None
-    assert list(pareto().pick["key"]) == [final.pick.identity.key]
-    searched = study(100, finalists=0)
-    front = Front.of(searched.trials, searched.judge, searched.spec.fidelity)
-    assert front.pick is not None
-    assert list(pareto(searched).pick["key"]) == [front.pick.identity.key]
-
-
-def test_limits_baseline_and_references_are_in_the_first_view() -> None:
-    info = pareto()
-    assert info.size_limit_bytes == 250_000
-    assert info.metric_limit == pytest.approx(0.885)
-    for size in (info.size_limit_bytes, info.baseline_size_bytes, *info.front["size_bytes"]):
-        assert info.size_range[0] < size < info.size_range[1]
-    for value in (info.metric_limit, info.baseline_metric, *info.front["metric"]):
-        assert info.metric_range[0] < value < info.metric_range[1]
-    assert list(info.references["reference"]) == ["fp16", "uniform int8", "classic"]
-    assert list(info.views) == ["front", "all trials"]
-    assert info.hidden_count > 0
-
-
-def test_an_unmet_budget_shows_everything_and_no_pick() -> None:
-    info = pareto(study(60, budget=IMPOSSIBLE))
-    assert not info.staircase_is_feasible
-    assert info.pick.empty
-    assert info.front.empty
-    assert info.hidden_count == 0
-    assert info.views == {}
-
-
-@THEMES
-def test_the_pareto_figure_has_its_points_error_bars_and_shading(theme: Theme) -> None:
-    info = pareto()
-    figure = draw_pareto(info, theme)
-    drawn = [trace for trace in figure.data if (trace.name or "").startswith("front: ")]
-    assert sum(len(trace.x) for trace in drawn) == len(info.front)
-    assert all(len(trace.error_y.array) == len(trace.x) for trace in drawn)
-    assert {trace.marker.symbol for trace in drawn}.isdisjoint({"star", "x-thin"})
-    assert [shape.type for shape in figure.layout.shapes] == ["rect", "line", "rect", "line"]
-    assert [trace.marker.symbol for trace in figure.data][-1] == "star"
-    assert figure.layout.xaxis.type == "log"
-
-
-def test_colours_span_decades_by_logarithm_and_one_value_has_a_bar() -> None:
-    assert colour_scale(np.array([0.01, 0.1, 1.0])).is_log
-    linear = colour_scale(np.array([0.2, 0.3]))
-    assert (linear.is_log, linear.low, linear.high) == (False, 0.2, 0.3)
-    single = colour_scale(np.array([0.2, 0.2]))
-    assert single.low < 0.2 < single.high
-    assert colour_scale(np.array([])).ticks == []
 
 
 def test_the_heat_map_puts_the_policy_beside_the_baseline() -> None:
@@ -170,7 +89,6 @@ def test_no_text_of_a_record_is_markup_in_a_figure(theme: Theme) -> None:
     policy = tables.policy_table(pick.policy, given.profile)
     stages, audit = tables.stage_table(measurement), tables.audit_table(measurement)
     figures = [
-        draw_pareto(pareto(given), theme),
         draw_heatmap(heatmap_info([PolicyPanel(EVIL, policy, {})]), theme),
         draw_ledger(ledger_info(tables.ledger_table(measurement), []), theme),
         draw_audit(audit_info(stages, audit, given.spec.metric, 0.98), theme),

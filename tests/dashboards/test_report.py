@@ -59,16 +59,17 @@ def figures_of(page: Page) -> dict[str, object]:
 def test_the_answer_comes_first(page: Page) -> None:
     sections = [tag.get("id") for tag in page.of("section")]
     assert sections[0] == "answer"
-    assert sections[1:4] == ["front", "finalists", "search"]
+    assert sections[1:4] == ["front", "finalists", "price"]
     words = " ".join(page.words)
     assert "smaller than its fp32 weights" in words
     assert "test accuracy" in words
     assert "97.12 %" in words
     assert "latency, modelled" in words
+    assert "finalist 0@full" in words
 
 
 def test_all_figures_are_there_with_words_and_tables(page: Page) -> None:
-    names = ["pareto", "progress", "policy", "ledger", "audit"]
+    names = ["pareto", "price", "orders", "progress", "policy", "ledger", "audit"]
     assert list(figures_of(page)) == names
     plots = [tag for tag in page.of("div") if tag.get("class") == "plot"]
     assert [plot["id"] for plot in plots] == names
@@ -108,7 +109,7 @@ def test_hostile_texts_stay_texts() -> None:
     assert not any("onerror" in attributes for _, attributes in page.tags)
     shown = EVIL.replace("\u202e", "\ufffd")
     assert any(shown in words for words in page.words)
-    assert list(figures_of(page)) == ["pareto", "progress", "policy", "ledger", "audit"]
+    assert list(figures_of(page)) == ["pareto", "price", "orders", "progress", "policy", "ledger", "audit"]
 
 
 def test_an_unmet_budget_gives_the_certificate() -> None:

@@ -24,6 +24,13 @@ def test_one_row_a_trial_and_every_status(table: pd.DataFrame) -> None:
     assert failed[["metric", "size_bytes", "latency_ms"]].isna().all().all()
 
 
+def test_names_are_what_search_show_takes(table: pd.DataFrame) -> None:
+    assert list(table["name"]) == [str(number) for number in range(100)]
+    finalists = tables.trial_table(GIVEN.finalists, GIVEN.judge, at_full=True)
+    assert list(finalists["name"]) == ["0@full", "1@full", "2@full"]
+    assert list(finalists["number"]) == [0, 1, 2]
+
+
 def test_front_and_pick_are_those_of_the_front(table: pd.DataFrame) -> None:
     front = Front.of(GIVEN.trials, GIVEN.judge, GIVEN.spec.fidelity)
     rows = tables.front_rows(table)

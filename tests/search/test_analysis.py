@@ -16,7 +16,7 @@ from search.analysis import (
     price_of_kb,
     progress,
 )
-from spaces import Budget, Front, Trial
+from spaces import Budget, Failure, Front, Trial
 from tests.simulator import FIDELITY, FULL_FIDELITY, simulate
 
 SIM = simulate(layers=4, budget=Budget(size_bytes=500_000, max_drop=0.1))
@@ -173,6 +173,17 @@ def test_price_of_kb_climbs_the_front():
     members = {t.number for t in Front.of(TRIALS, SIM.judge, FIDELITY).members}
     assert {s.from_trial for s in steps} | {s.to_trial for s in steps} <= members
     assert price_of_kb(TRIALS, SIM.judge, FULL_FIDELITY) == ()
+
+
+def test_failures_name_each_layer_once_the_first_ones_first():
+    def failed(number: int, layer: str) -> Trial:
+        return replace(TRIALS[0], number=number, outcome=Failure(layer, "prune", "too small"))
+
+    trials = [failed(3, "out"), failed(0, "fc2"), failed(2, ""), failed(1, "out"), failed(4, "fc2")]
+    (group,) = failures_by_reason(trials)
+    assert group.layers == ("fc2", "out")
+    (nowhere,) = failures_by_reason([failed(0, "")])
+    assert nowhere.layers == ()
 
 
 def test_failures_by_reason():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import gc
 import json
 import os
 import shutil
@@ -85,6 +86,55 @@ def test_readers_see_what_is_appended_later(location: StudyLocation, sim: Simula
         assert reader.trials() == [first]
         record.append(second)
         assert reader.trials() == [first, second]
+
+
+def test_a_reader_catches_up_with_several_at_once(location: StudyLocation, sim: Simulator) -> None:
+    """Trials and finalists among each other, as they stand in one journal."""
+    trials = sim.random_trials(7)
+    finals = [
+        sim.trial(n, t.policy, fidelity=sim.spec.full_fidelity) for n, t in enumerate(trials[:3])
+    ]
+    with create(location, sim) as record:
+        reader = RecordReader.open(location)
+        for upto, finals_upto in ((1, 0), (2, 2), (6, 2), (7, 3), (7, 3)):
+            for trial in trials[len(record.trials()) : upto]:
+                record.append(trial)
+            for trial in finals[len(record.finalists()) : finals_upto]:
+                record.append(trial)
+            assert reader.trials() == record.trials() == trials[:upto]
+            assert reader.finalists() == record.finalists() == finals[:finals_upto]
+
+
+def test_counts_follow_without_reading_trials(location: StudyLocation, sim: Simulator) -> None:
+    trials = sim.random_trials(3)
+    with create(location, sim) as record:
+        reader = RecordReader.open(location)
+        assert reader.counts() == (0, 0)
+        for trial in trials:
+            record.append(trial)
+        assert reader.counts() == (3, 0)
+        record.append(sim.trial(0, trials[0].policy, fidelity=sim.spec.full_fidelity))
+        assert reader.counts() == (3, 1)
+        assert (len(reader.trials()), len(reader.finalists())) == (3, 1)
+        assert reader.counts() == (3, 1)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(
+    is_on: bool, journal: StudyLocation, sim: Simulator
+) -> None:
+    with create(journal, sim) as record:
+        record.append(sim.random_trials(1)[0])
+    (gc.enable if is_on else gc.disable)()
+    try:
+        RecordReader.open(journal).trials()
+        assert gc.isenabled() == is_on
+        load_study(journal).add_trial(optuna.trial.create_trial(values=[0.9, 1, 1.0]))
+        with pytest.raises(StudyBroken):
+            RecordReader.open(journal).trials()
+        assert gc.isenabled() == is_on
+    finally:
+        gc.enable()
 
 
 def test_optuna_loads_it(location: StudyLocation, sim: Simulator) -> None:
@@ -313,6 +363,19 @@ def test_trials_from_elsewhere_are_refused(journal: StudyLocation, sim: Simulato
     load_study(journal).add_trial(optuna.trial.create_trial(values=[1.0, 2.0, 3.0]))
     with pytest.raises(StudyBroken, match="trial 0 of sim was not written by this product"):
         RecordReader.open(journal).trials()
+
+
+def test_a_trial_from_elsewhere_is_the_one_refused_at_every_call(
+    location: StudyLocation, sim: Simulator
+) -> None:
+    with create(location, sim) as record:
+        for trial in sim.random_trials(2):
+            record.append(trial)
+    load_study(location).add_trial(optuna.trial.create_trial(values=[1.0, 2.0, 3.0]))
+    reader = RecordReader.open(location)
+    for _ in range(2):
+        with pytest.raises(StudyBroken, match="trial 2 of sim was not written by this product"):
+            reader.trials()
 
 
 # Nothing lost ------------------------------------------------------------------------------------
