@@ -22,8 +22,9 @@ from dashboards.figures.latency_layers import (
 from dashboards.figures.ledger import LedgerInfo, draw_ledger, ledger_info
 from dashboards.figures.orders import OrdersInfo, draw_orders, orders_info
 from dashboards.figures.parallel import ParallelInfo, brush_of, draw_parallel, parallel_info
-from dashboards.figures.pareto import ParetoInfo, XAxis, draw_pareto, pareto_info
+from dashboards.figures.pareto import draw_pareto
 from dashboards.figures.pareto3d import draw_pareto_3d
+from dashboards.figures.pareto_data import ParetoInfo, XAxis, pareto_info
 from dashboards.figures.price import PriceInfo, draw_price, price_info
 from dashboards.figures.progress import Over, ProgressInfo, draw_progress, progress_info
 

@@ -23,16 +23,14 @@ from dashboards.figures.axes import (
 )
 from dashboards.figures.pareto import (
     HOVER,
-    Faint,
-    ParetoInfo,
     colour_column,
     front_groups,
     hover_rows,
     info_colours,
-    numbers,
     pick_kind,
     reference_label,
 )
+from dashboards.figures.pareto_data import Faint, ParetoInfo, numbers
 from dashboards.text import format_bytes, format_ms, plot_text
 from dashboards.theme import Theme, template
 

@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 import pytest
 
 from dashboards import tables
-from dashboards.figures.pareto import ParetoInfo, XAxis, draw_pareto, pareto_info, reference_label
+from dashboards.figures.pareto import draw_pareto, reference_label
 from dashboards.figures.pareto3d import draw_pareto_3d
+from dashboards.figures.pareto_data import ParetoInfo, XAxis, pareto_info
 from dashboards.report import ReportInput
 from dashboards.theme import DARK, LIGHT, Theme
 from spaces import Budget, Front, Judge, Metric, nondominated

@@ -109,7 +109,15 @@ def test_hostile_texts_stay_texts() -> None:
     assert not any("onerror" in attributes for _, attributes in page.tags)
     shown = EVIL.replace("\u202e", "\ufffd")
     assert any(shown in words for words in page.words)
-    assert list(figures_of(page)) == ["pareto", "price", "orders", "progress", "policy", "ledger", "audit"]
+    assert list(figures_of(page)) == [
+        "pareto",
+        "price",
+        "orders",
+        "progress",
+        "policy",
+        "ledger",
+        "audit",
+    ]
 
 
 def test_an_unmet_budget_gives_the_certificate() -> None:
