@@ -24,12 +24,14 @@ MAY_IMPORT = {
     "dashboards": {"spaces", "search", "dashboards"},
     "search.cli": {"spaces", "evaluators", "search", "dashboards", "search.cli"},
 }
-#: Library -> the only places that may import it. Nothing wraps the optional extras yet.
+#: Library -> the only places that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("evaluators.backends", "evaluators.workloads"),
     "tensorflow": (),
     "ray": (),
-    "dash": (),
+    "dash": ("dashboards.app",),
+    "flask": ("dashboards.app",),
+    "waitress": ("dashboards.app",),
     "coremltools": (),
     "onnxruntime": (),
 }

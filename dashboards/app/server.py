@@ -30,6 +30,8 @@ __all__ = ["LIVE_MS", "build_app"]
 #: A page asks for news this often.
 LIVE_MS = 2000
 NAMESPACE = "dashboard"
+#: A list: after None, Dash 4.4 would still look for the components that stood there.
+_NOTHING: list[Component] = []
 
 _PAGES = {"front": front, "trials": trials, "progress": progress, "insight": insight}
 
@@ -165,11 +167,11 @@ def _route(app: Dash, library: Library) -> None:
         try:
             place = place_of(where["pathname"])
             if not place.study:
-                return None, None, None, studies.layout(library, view), query, ""
+                return _NOTHING, _NOTHING, _NOTHING, studies.layout(library, view), query, ""
             snapshot = library.get(place.study)
             body = _PAGES[place.page].layout(library, snapshot, view, theme)
         except SearchError as error:
-            return None, None, None, _trouble(error), query, ""
+            return _NOTHING, _NOTHING, _NOTHING, _trouble(error), query, ""
         head, tabs = study_header(snapshot), study_tabs(snapshot, place.page, view)
         return head, status_line(snapshot), tabs, body, query, snapshot.version
 

@@ -1,5 +1,6 @@
 """The WSGI server under the application."""
 
+import socket
 from typing import Protocol, cast
 
 import waitress
@@ -33,6 +34,7 @@ def create_server(app: Dash, host: str, port: int) -> Server:
     Raises:
         OSError: it cannot listen there.
     """
+    socket.getaddrinfo(host, port)  # of an unknown name waitress would say nothing but "invalid"
     server = waitress.create_server(
         app.server,
         host=host,

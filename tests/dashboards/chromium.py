@@ -25,18 +25,19 @@ needs_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def open_chromium(profile: Path) -> Iterator[Any]:
+def open_chromium(profile: Path, *flags: str) -> Iterator[Any]:
     """A browser that logs what pages complain of and what they ask the network for.
 
     Args:
         profile: an empty folder of its own.
+        flags: more of Chromium's.
     """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))

@@ -64,13 +64,39 @@ window.dash_clientside = window.dash_clientside || {};
     return Math.round(Math.min(Math.max(share * STEPS, inside[0]), inside[1]));
   }
 
+  // An empty field is "no limit"; what is no number, or none above 0, leaves the limit as it is.
+  function typed(box, range, now) {
+    const field = document.getElementById(`limit-${range.name}-box`);
+    if (field && field.validity.badInput) return now;
+    if (box === null || box === "" || Number.isNaN(box)) return null;
+    return Number(box) > 0 ? Number((Number(box) / range.scale).toPrecision(12)) : now;
+  }
+
+  // What a limit's field shows. Emptied by Dash, a field of numbers complains of a "NaN".
+  function inField(value, range) {
+    if (value !== null) return Number((value * range.scale).toPrecision(6));
+    const field = document.getElementById(`limit-${range.name}-box`);
+    if (field) field.value = "";
+    return null;
+  }
+
+  // Dash overlooks that a field was emptied whose value came from the slider.
+  document.addEventListener("change", ({ target }) => {
+    const isEmptied = target.matches(".limit input[type=number]") && target.value === "";
+    if (isEmptied && !target.validity.badInput) {
+      window.dash_clientside.set_props(target.id, { value: null });
+    }
+  });
+
   // The query last written into the address.
   let inAddress = null;
 
   window.dash_clientside.dashboard = {
     where(pathname, search, view, before) {
       const isSamePage = before && before.pathname === pathname;
-      if (isSamePage && (search === view || search === inAddress)) return keep();
+      // What we wrote ourselves comes back here, sometimes late; only a reader's steps matter.
+      const isOurs = [view, inAddress].includes(search) || search !== window.location.search;
+      if (isSamePage && isOurs) return keep();
       // Whoever follows a link by keyboard or screen reader goes on at the new page's content.
       if (before && !isSamePage) document.getElementById("page").focus({ preventScroll: true });
       return { pathname, search: search || "", theme: root.dataset.theme };
@@ -92,7 +118,8 @@ window.dash_clientside = window.dash_clientside || {};
     },
 
     tabs(view, ...hrefs) {
-      return hrefs.map((href) => href.split("?")[0] + view);
+      // On the way to the list of studies they are gone already.
+      return hrefs.map((href) => (href ? href.split("?")[0] + view : keep()));
     },
 
     // A control's value into the query: `spec` is [name, default].
@@ -106,28 +133,23 @@ window.dash_clientside = window.dash_clientside || {};
     limit(position, box, view, range) {
       if (!range) return [keep(), keep(), keep()];
       const byBox = String(triggered()).endsWith("-box");
-      const shown = range.scale;
       const moved = params(view).get(range.name);
       const now = moved === null ? range.own : moved === "none" ? null : Number(moved);
       // A page that has just been built asks too: its slider stands where the limit is, rounded.
       if (!byBox && Number(position) === positionOf(now, range)) return [keep(), keep(), keep()];
-      let value = byBox
-        ? (box === null || box === "" ? null : Number((Number(box) / shown).toPrecision(12)))
-        : valueAt(Number(position), range);
-      if (value !== null && !(value > 0)) value = byBox ? now : null;
-      if (value !== null) value = Math.min(Math.max(value, LEAST), MOST);
+      let value = byBox ? typed(box, range, now) : valueAt(Number(position), range);
+      if (value !== null) value = value > 0 ? Math.min(Math.max(value, LEAST), MOST) : null;
       const own = range.own;
       const isOwn = value === own || (value !== null && own !== null
         && Math.abs(value - own) < 1e-9 * Math.abs(own));
       const query = params(view);
       if (isOwn) query.delete(range.name);
       else query.set(range.name, value === null ? "none" : String(value));
-      const number = value === null ? null : Number((value * shown).toPrecision(6));
       const written = text(query);
       return [
         written === view ? keep() : written,
         byBox ? positionOf(value, range) : keep(),
-        number,
+        inField(value, range),
       ];
     },
 
@@ -136,12 +158,10 @@ window.dash_clientside = window.dash_clientside || {};
       if (!clicks) return [keep(), ...ranges.map(() => keep()), ...ranges.map(() => keep())];
       const query = params(view);
       for (const range of ranges) if (range) query.delete(range.name);
-      const number = (range) =>
-        range.own === null ? null : Number((range.own * range.scale).toPrecision(6));
       return [
         text(query),
         ...ranges.map((range) => (range ? positionOf(range.own, range) : keep())),
-        ...ranges.map((range) => (range ? number(range) : keep())),
+        ...ranges.map((range) => (range ? inField(range.own, range) : keep())),
       ];
     },
 
@@ -188,12 +208,15 @@ window.dash_clientside = window.dash_clientside || {};
     // The range a reader zoomed to and of which axis, for thinning anew; null = as drawn.
     zoom(relayout, before, view) {
       if (!relayout) return keep();
-      const keys = ["xaxis.range[0]", "xaxis.range[1]", "yaxis.range[0]", "yaxis.range[1]"];
-      if (keys.every((key) => key in relayout)) {
-        return { x: params(view).get("x") || "", range: keys.map((key) => relayout[key]) };
-      }
-      const reset = relayout["xaxis.autorange"] || relayout["yaxis.autorange"];
-      return reset && before ? null : keep();
+      // A double click goes back to the first view, which the server knows.
+      if (relayout["xaxis.autorange"] || relayout["yaxis.autorange"]) return before ? null : keep();
+      // Dragging along one axis changes that one alone: the plot knows both.
+      if (!Object.keys(relayout).some((key) => /^[xy]axis\.range/.test(key))) return keep();
+      const { xaxis, yaxis } = document.querySelector("#pareto .js-plotly-plot")._fullLayout;
+      const isFirst = ({ range, _rangeInitial0: from, _rangeInitial1: to }) =>
+        range[0] === from && range[1] === to;
+      if (isFirst(xaxis) && isFirst(yaxis)) return before ? null : keep();
+      return { x: params(view).get("x") || "", range: [...xaxis.range, ...yaxis.range] };
     },
 
     // In words, because plotly would send the reader to a site elsewhere.
@@ -229,6 +252,13 @@ window.dash_clientside = window.dash_clientside || {};
     return anchor;
   }
 
+  // Whoever stands on a link by keyboard stays on it when its table is made anew.
+  let lost = null;
+  document.addEventListener("focusout", ({ target, relatedTarget }) => {
+    const isCut = !relatedTarget && target.matches("[data-table] a");
+    lost = isCut ? { href: target.href, at_ms: performance.now() } : null;
+  });
+
   function fill(holder) {
     const { caption, head, kinds, rows, links, marked } = JSON.parse(holder.dataset.table);
     const table = element("table");
@@ -252,11 +282,11 @@ window.dash_clientside = window.dash_clientside || {};
         row.append(cell);
       });
     });
-    // Whoever stands on a link in it by keyboard stays there.
-    const focused = holder.contains(document.activeElement) && document.activeElement.href;
     holder.replaceChildren(table);
-    if (focused) Array.from(table.querySelectorAll("a"))
-      .find((anchor) => anchor.href === focused)?.focus({ preventScroll: true });
+    if (lost && performance.now() - lost.at_ms < 200 && document.activeElement === document.body) {
+      const again = Array.from(table.querySelectorAll("a")).find(({ href }) => href === lost.href);
+      if (again) again.focus({ preventScroll: true });
+    }
   }
 
   new MutationObserver((changes) => {
@@ -271,6 +301,78 @@ window.dash_clientside = window.dash_clientside || {};
     }
     holders.forEach(fill);
   }).observe(root, { subtree: true, childList: true, attributeFilter: ["data-table"] });
+
+  // Plots --------------------------------------------------------------------------------------
+  // A plot as its reader left it: zoom, camera, and what was clicked away in the legend. Plotly
+  // keeps these by `uirevision`; but Dash 4.4 draws a plot again after every zoom, with the zoom as
+  // if it were the figure's, and the next figure would win over it.
+  const left = new Map();
+  const own = new Map(); // the ranges of the figures themselves
+  const isAxis = (name) => /^[xy]axis\d*$/.test(name);
+  const seriesOf = (trace) => String(trace.name).replace(/ \([\d,]+\)$/, "");
+
+  function watch(plot, place) {
+    const change = (store) => {
+      const { uirevision } = plot.layout;
+      const before = left.get(place);
+      const isSame = before && before.uirevision === uirevision;
+      const kept = isSame ? before : { uirevision, axes: {}, series: {}, camera: null };
+      store(kept);
+      left.set(place, kept);
+    };
+    plot.on("plotly_relayout", (event) => change((kept) => {
+      for (const key of Object.keys(event || {})) {
+        const [axis, what] = key.split(".");
+        if (isAxis(axis) && what.startsWith("range")) {
+          const range = [...plot.layout[axis].range];
+          const isOwn = String(range) === String(own.get(place)[axis]);
+          if (isOwn) delete kept.axes[axis]; // reset: it follows the study again
+          else kept.axes[axis] = { range, autorange: false };
+        } else if (what === "autorange" && event[key]) {
+          kept.axes[axis] = { range: undefined, autorange: true };
+        } else if (key === "scene.camera") {
+          kept.camera = event[key];
+        }
+      }
+    }));
+    plot.on("plotly_restyle", ([{ visible }, indices]) => change((kept) => {
+      (visible ? indices : []).forEach((index, i) => {
+        kept.series[seriesOf(plot.data[index])] = Array.isArray(visible) ? visible[i] : visible;
+      });
+    }));
+  }
+
+  function asLeft({ data, layout, ...others }, place) {
+    if (!layout) return { data, layout, ...others };
+    // Copies: plotly writes into what it is given, and Dash draws from the same figure again.
+    const looks = { ...layout };
+    const axes = Object.keys(layout).filter(isAxis);
+    for (const axis of axes) looks[axis] = { ...layout[axis] };
+    own.set(place, Object.fromEntries(axes.map((axis) => [axis, String(layout[axis].range)])));
+    const kept = left.get(place);
+    if (!kept || kept.uirevision !== layout.uirevision) return { data, layout: looks, ...others };
+    for (const [axis, look] of Object.entries(kept.axes)) looks[axis] = { ...looks[axis], ...look };
+    if (kept.camera && layout.scene) looks.scene = { ...layout.scene, camera: kept.camera };
+    const shown = data.map((trace) => {
+      const visible = kept.series[seriesOf(trace)];
+      return visible === undefined ? trace : { ...trace, visible };
+    });
+    return { data: shown, layout: looks, ...others };
+  }
+
+  // Plotly comes late, as a script of its own.
+  document.addEventListener("load", () => {
+    if (!window.Plotly || window.Plotly.asLeft) return;
+    const { react } = window.Plotly;
+    window.Plotly.asLeft = true;
+    window.Plotly.react = async (plot, figure) => {
+      const place = `${window.location.pathname} ${plot.closest(".dash-graph").id}`;
+      await react(plot, asLeft(figure, place));
+      if (!plot.dataset.watched) watch(plot, place);
+      plot.dataset.watched = "yes";
+      return plot;
+    };
+  }, true);
 
   // A link within the site, as dcc.Link follows it: the page stays, its content changes.
   function follow(event, anchor) {

@@ -306,7 +306,17 @@ def _drawn(
     if other is not None and view.shape == "3d":
         trouble = f"The 3-D view shows one study: {plain(view.beside)} is in the 2-D view only."
     figure = _figure(snapshot, view, info, other, theme)
+    if zoom is not None and view.shape == "2d" and _is_of(zoom, view):
+        # plotly keeps a reader's zoom only as long as the view it began from is the same, and new
+        # trials or a moved limit change that.
+        figure.update_xaxes(range=zoom["range"][:2])
+        figure.update_yaxes(range=zoom["range"][2:])
     return figure, plain(_words(snapshot, view, info)), trouble
+
+
+def _is_of(zoom: Zoom, view: View) -> bool:
+    """Whether a zoom is one of the axis shown: sizes and times have other ranges."""
+    return bool((zoom["x"] or X_AXES[0]) == view.x)
 
 
 def _infos(
@@ -322,7 +332,7 @@ def _infos(
         SearchError: the study beside it cannot be read, or is judged by another metric.
     """
     shown = None
-    if zoom is not None and (zoom["x"] or X_AXES[0]) == view.x:
+    if zoom is not None and _is_of(zoom, view):
         left, right, low, high = zoom["range"]
         ends = [10.0 ** min(max(end, -_FARTHEST), _FARTHEST) for end in (left, right)]
         shown = ((ends[0], ends[1]), (low, high))
