@@ -33,14 +33,14 @@ def main() -> None:
         raise SystemExit("picture: Chromium is not installed (Debian: apt-get install chromium)")
     record = open_reader(arguments.storage, arguments.study)
     judge = record.judge
-    info = pareto_info(
-        trial_table(record.trials(), judge), trial_table(record.finalists(), judge), judge
-    )
+    finalists = trial_table(record.finalists(), judge, at_full=True)
+    info = pareto_info(trial_table(record.trials(), judge), finalists, judge)
     figure = draw_pareto(info, LIGHT)
     figure.update_layout(width=SIZE[0], height=SIZE[1])
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "front.html"
-        page.write_text(figure.to_html(config={"displayModeBar": False}), encoding="utf-8")
+        text = figure.to_html(config={"displayModeBar": False})
+        page.write_text(text.replace("<body>", '<body style="margin: 0">'), encoding="utf-8")
         command = [
             *(chromium, *CHROMIUM.split(), *QUIET.split()),
             f"--user-data-dir={folder}/profile",

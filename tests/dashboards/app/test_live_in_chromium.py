@@ -16,6 +16,9 @@ from tests.dashboards.chromium import needs_chromium
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 
+#: Series that were clicked away in the legend.
+HIDDEN = """return document.querySelector('#pareto .js-plotly-plot')._fullData
+    .filter((trace) => trace.visible === 'legendonly').map((trace) => trace.name)"""
 Running = tuple[Record, Iterator[Trial]]
 
 
@@ -56,6 +59,10 @@ def test_a_running_study_grows_under_its_reader(at_desk: Reader, running: Runnin
     reader.drag((0.1, 0.1), (0.9, 0.9))
     reader.wait(lambda: reader.ranges() != before)
     zoomed = reader.ranges()
+    reader.script("document.querySelectorAll('#pareto .legendtoggle')[1].scrollIntoView(false)")
+    reader.find("#pareto .traces:nth-of-type(2) .legendtoggle").click()
+    reader.wait(lambda: reader.script(HIDDEN))
+    hidden = reader.script(HIDDEN)
     reader.type_in("point-a", "4")
     reader.becomes(reader.title, "Trial 4")
     reader.press("#limit-metric", Keys.ARROW_RIGHT, 30)
@@ -78,6 +85,7 @@ def test_a_running_study_grows_under_its_reader(at_desk: Reader, running: Runnin
     reader.wait(lambda: grown(reader) > points)
 
     assert reader.ranges() == pytest.approx(zoomed)
+    assert reader.script(HIDDEN) == hidden
     assert reader.query() == query
     assert (reader.value("limit-metric"), reader.value("limit-metric-box")) == (slider, box)
     assert reader.title() == "Trial 4"
