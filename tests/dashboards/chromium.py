@@ -25,12 +25,13 @@ needs_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def open_chromium(profile: Path, *flags: str) -> Iterator[Any]:
-    """A browser that logs what pages complain of and what they ask the network for.
+def open_chromium(profile: Path, *flags: str, logs_network: bool = False) -> Iterator[Any]:
+    """A browser that logs what pages complain of.
 
     Args:
         profile: an empty folder of its own.
         flags: more of Chromium's.
+        logs_network: also log what pages ask the network for, as "performance"; it takes time.
     """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -39,7 +40,8 @@ def open_chromium(profile: Path, *flags: str) -> Iterator[Any]:
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    logs = ("browser", "performance") if logs_network else ("browser",)
+    options.set_capability("goog:loggingPrefs", dict.fromkeys(logs, "ALL"))
     browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     try:
         yield browser

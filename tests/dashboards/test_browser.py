@@ -1,7 +1,6 @@
 """The report in a real browser: it draws, sorts, follows the colour scheme, loads nothing."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,23 +9,12 @@ import pytest
 from dashboards import tables
 from dashboards.figures import pareto_info
 from dashboards.report import write_report
+from tests.dashboards.chromium import needs_chromium, open_chromium
 from tests.dashboards.studies import hostile_study
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None or CHROMEDRIVER is None,
-        reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
-    ),
-]
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--no-first-run", "--disable-dev-shm-usage", "--disable-quic",
-    "--disable-sync", "--window-size=1440,900",
-)  # fmt: skip
+pytestmark = [pytest.mark.browser, needs_chromium]
 BUTTONS = """return Array.from(document.querySelectorAll('.modebar-btn'))
     .map(button => button.dataset.title)"""
 DRAWN = "return document.documentElement.dataset.drawn"
@@ -34,17 +22,9 @@ DRAWN = "return document.documentElement.dataset.drawn"
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield browser
-    browser.quit()
+    profile = tmp_path_factory.mktemp("chromium")
+    with open_chromium(profile, logs_network=True) as browser:
+        yield browser
 
 
 def wait_until_drawn(driver) -> None:

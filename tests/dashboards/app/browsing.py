@@ -236,6 +236,11 @@ class Reader:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
+    def forget(self) -> None:
+        """What the browser keeps of this site, but its copies of scripts."""
+        kinds = {"origin": self.url, "storageTypes": "local_storage,cookies"}
+        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", kinds)
+
     def save_into(self, folder: Path) -> Callable[[str], Path]:
         """Where downloads go from now on -> waits for one by its name's end."""
         settings = {"behavior": "allow", "downloadPath": str(folder)}

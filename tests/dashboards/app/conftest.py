@@ -1,14 +1,11 @@
-"""One browser for all tests of a process; each test opens its own page in it."""
+"""One browser for all tests of a process, one server for all tests of a module."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dash import Dash
 
-from tests.dashboards.app.browsing import DESK, Reader, serve
+from tests.dashboards.app.browsing import DESK, Reader
 
 
 @pytest.fixture(scope="package")
@@ -20,20 +17,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield driver
 
 
-Open = Callable[[Dash], Reader]
-
-
 @pytest.fixture
-def reader(chromium: Any, tmp_path: Path) -> Iterator[Open]:
-    """`reader(app)` serves an application to somebody at a desk, by daylight, who is new here."""
-    with ExitStack() as stack:
-
-        def start(app: Dash) -> Reader:
-            found = Reader(chromium, stack.enter_context(serve(app)))
-            found.resize(DESK)
-            found.prefer("light")
-            found.complaints()
-            return found
-
-        yield start
-        chromium.get("about:blank")
+def at_desk(chromium: Any, url: str) -> Iterator[Reader]:
+    """Somebody new here, at a desk by daylight, in front of the module's server (`url`)."""
+    found = Reader(chromium, url)
+    found.resize(DESK)
+    found.prefer("light")
+    found.forget()
+    found.complaints()
+    yield found
+    # A page left open would go on asking a server that is gone.
+    chromium.get("about:blank")

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dash import Dash
 
 from dashboards.app.answer import own_limits
 from dashboards.app.library import Library, Snapshot
@@ -15,8 +14,7 @@ from dashboards.app.view import View
 from search.naming import trial_name
 from spaces import Judge
 from tests.dashboards.app.asking import open_app
-from tests.dashboards.app.browsing import Reader
-from tests.dashboards.app.conftest import Open
+from tests.dashboards.app.browsing import Reader, serve
 from tests.dashboards.app.places import MAE, front_pick, write_study
 from tests.dashboards.chromium import needs_chromium
 
@@ -35,18 +33,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(place: Path) -> Dash:
-    return open_app(place)
-
-
-@pytest.fixture(scope="module")
 def one(place: Path) -> Snapshot:
     return Library(str(place)).get("one")
 
 
-@pytest.fixture
-def at_desk(reader: Open, app: Dash) -> Reader:
-    return reader(app)
+@pytest.fixture(scope="module")
+def url(place: Path) -> Iterator[str]:
+    with serve(open_app(place)) as found:
+        yield found
 
 
 def expected(snapshot: Snapshot, query: str) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dashboards.app import library, server
 from search.record import Record
 from spaces import Trial
 from tests.dashboards.app.asking import open_app
-from tests.dashboards.app.browsing import Reader
-from tests.dashboards.app.conftest import Open
+from tests.dashboards.app.browsing import Reader, serve
 from tests.dashboards.app.places import append, drive, spoil, write_study
 from tests.dashboards.chromium import needs_chromium
 
@@ -29,9 +29,17 @@ def running(tmp_path: Path) -> Iterator[Running]:
         yield record, coming
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at work, only faster."""
+    monkeypatch.setattr(server, "LIVE_MS", 400)
+    monkeypatch.setattr(library, "LEAST_S", 0.1)
+
+
 @pytest.fixture
-def at_desk(running: Running, reader: Open, tmp_path: Path) -> Reader:
-    return reader(open_app(tmp_path / "runs"))
+def url(running: Running, often: None, tmp_path: Path) -> Iterator[str]:
+    with serve(open_app(tmp_path / "runs")) as found:
+        yield found
 
 
 def count(reader: Reader) -> int:
