@@ -1,5 +1,6 @@
 """The WSGI server under the application."""
 
+import errno
 import socket
 from typing import Protocol, cast
 
@@ -9,6 +10,7 @@ from dash import Dash
 __all__ = ["Server", "create_server"]
 
 THREADS = 8
+LAST_PORT = 65_535
 LARGEST_REQUEST_BYTES = 1 << 20
 
 
@@ -34,10 +36,14 @@ def create_server(app: Dash, host: str, port: int) -> Server:
     Raises:
         OSError: it cannot listen there.
     """
-    socket.getaddrinfo(host, port)  # of an unknown name waitress would say nothing but "invalid"
+    if port > LAST_PORT:  # the resolver would take it modulo 65536
+        raise OSError(errno.EINVAL, f"a port is at most {LAST_PORT}")
+    # Of an unknown name waitress would say nothing but "invalid"; of a name with two addresses, as
+    # localhost often is, it would make two servers, and with port 0 on two ports.
+    address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
     server = waitress.create_server(
         app.server,
-        host=host,
+        host=address,
         port=port,
         threads=THREADS,
         max_request_body_size=LARGEST_REQUEST_BYTES,
