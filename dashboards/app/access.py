@@ -181,8 +181,8 @@ def _address(asked: Request) -> str:
     arguments = parse_qsl(asked.query_string.decode(errors="replace"))
     kept = [(name, value) for name, value in arguments if name != TOKEN_ARGUMENT]
     query = f"?{urlencode(kept)}" if kept else ""
-    # A path that begins with two slashes, or a slash and a backslash, would lead to another host.
-    return quote(f"/{asked.path.lstrip('/' + chr(92))}") + query
+    # A path that begins with two slashes would lead to another host; `quote` disarms a backslash.
+    return quote(f"/{asked.path.lstrip('/')}") + query
 
 
 def _onward(address: str, status: int) -> Response:

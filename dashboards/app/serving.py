@@ -38,13 +38,13 @@ def create_server(app: Dash, host: str, port: int) -> Server:
     """
     if port > LAST_PORT:  # the resolver would take it modulo 65536
         raise OSError(errno.EINVAL, f"a port is at most {LAST_PORT}")
-    # Of an unknown name waitress would say nothing but "invalid"; of a name with two addresses, as
-    # localhost often is, it would make two servers, and with port 0 on two ports.
-    address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+    # One address: of a name with two, as localhost often is, waitress would make two servers, with
+    # port 0 on two ports. Bound here, because waitress leaves a socket open that it cannot bind.
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.create_server(address[:2], family=family)
     server = waitress.create_server(
         app.server,
-        host=address,
-        port=port,
+        sockets=[listening],
         threads=THREADS,
         max_request_body_size=LARGEST_REQUEST_BYTES,
         ident=None,

@@ -1,6 +1,5 @@
 """A page left open while a study runs: it follows, and keeps what its reader did."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from search.record import Record
 from spaces import Trial
 from tests.dashboards.app.asking import open_app
 from tests.dashboards.app.browsing import Reader, serve
-from tests.dashboards.app.places import append, drive, spoil, write_study
+from tests.dashboards.app.places import append, drive
 from tests.dashboards.chromium import needs_chromium
 
 pytestmark = [pytest.mark.browser, needs_chromium]
@@ -137,42 +136,4 @@ def test_list_and_progress_follow(at_desk: Reader, running: Running) -> None:
     record.close(is_finished=True)
     reader.wait(lambda: reader.text("#status").startswith("finished 30 of 60"))
     reader.wait(lambda: "Nothing is running." in reader.text("#work"))
-    assert reader.complaints() == []
-
-
-def test_pages_of_studies_that_come_break_and_go(
-    at_desk: Reader, running: Running, tmp_path: Path
-) -> None:
-    root = tmp_path / "runs"
-    reader = at_desk.open("/study/later/front")
-    assert "There is nothing here" in reader.text("#page")
-    location = write_study(root, "later", 12, finalists=0)
-    reader.drawn()  # by itself
-    assert reader.text("h1") == "later"
-    assert "12 of 12 trials" in reader.text("#status")
-
-    whole = location.journal_path.read_bytes()
-    location.journal_path.write_bytes(whole + b"nonsense\nnonsense\n")
-    reader.wait(lambda: reader.script("return document.querySelector('#status .trouble')"))
-    assert "later" in reader.text("#status")
-    assert grown(reader)  # what was drawn stays
-    location.journal_path.write_bytes(whole)
-    reader.wait(lambda: "12 of 12 trials" in reader.text("#status"))
-
-    shutil.rmtree(location.folder)
-    reader.wait(lambda: "not in" in reader.text("#status"))
-    reader.type_in("limit-kb-box", "50")  # a reader's steps find no study, and break nothing
-    reader.wait(lambda: "kb" in reader.query())
-    reader.follow("Compression search")
-    reader.wait(lambda: "1 of 1 studies" in reader.text("#studies"))
-    write_study(root, "broken", 6, finalists=0)
-    spoil(
-        location.__class__(location.storage, "broken"),
-        '"format_version":1',
-        '"format_version":9',
-    )
-    reader.wait(lambda: "broken cannot be shown" in reader.text("#studies"))
-    assert "has format 9" in reader.text("#studies")
-    reader.follow("live")
-    reader.drawn()
     assert reader.complaints() == []

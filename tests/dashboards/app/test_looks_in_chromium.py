@@ -20,6 +20,8 @@ from tests.dashboards.studies import EVIL
 pytestmark = [pytest.mark.browser, needs_chromium]
 
 TOKEN = "a-token-of-these-tests-alone"
+LONG = "a-name-as-long-as-names-may-be-" + "x" * 69
+DAY, NIGHT = "rgb(255, 255, 255)", "rgb(20, 24, 29)"
 #: Of the figure on each page, "" for a page without.
 PLOTS = {"front": "pareto", "trials": "", "progress": "progress", "insight": "price"}
 
@@ -28,7 +30,7 @@ PLOTS = {"front": "pareto", "trials": "", "progress": "progress", "insight": "pr
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("looks")
     write_study(root, "one", 40)
-    write_study(root, "a-name-as-long-as-names-may-be-" + "x" * 69, 9)
+    write_study(root, LONG, 9)
     write_hostile(root)
     return root
 
@@ -66,48 +68,6 @@ def background(reader: Reader, css: str) -> str:
     return str(reader.script(script, css))
 
 
-FITS = "return document.documentElement.scrollWidth <= 390"
-#: What sticks out of a telephone's page, but for regions that scroll on their own.
-WIDE = """return Array.from(document.querySelectorAll('#page *')).filter((node) =>
-    node.getBoundingClientRect().right > 391 && !node.closest('.scroll, pre, svg')
-    && node.checkVisibility()).map((node) => node.outerHTML.slice(0, 120))"""
-
-
-def test_every_page_by_day_and_by_night_at_a_desk_and_on_a_telephone(at_desk: Reader) -> None:
-    reader = at_desk
-    day, night = "rgb(255, 255, 255)", "rgb(20, 24, 29)"
-    for path, plot in paths("one"):
-        for scheme, colour in (("light", day), ("dark", night)):
-            reader.prefer(scheme)
-            visit(reader, path, plot)
-            assert background(reader, "body") == colour
-            if plot:
-                assert background(reader, f"#{plot} .main-svg") == colour
-        reader.resize(TELEPHONE)
-        reader.wait(lambda: reader.script("return innerWidth") == 390)
-        reader.wait(lambda: reader.script(FITS) or reader.script(WIDE) == [])
-        assert reader.script(FITS), reader.script(WIDE)
-        reader.resize(DESK)
-        assert reader.complaints() == [], path
-
-
-def test_the_switch_of_colours_is_remembered(at_desk: Reader) -> None:
-    reader = at_desk.open("/study/one/front")
-    assert background(reader, "#pareto .main-svg") == "rgb(255, 255, 255)"
-    reader.click("#theme-toggle")
-    reader.becomes(lambda: background(reader, "#pareto .main-svg"), "rgb(20, 24, 29)")
-    assert background(reader, "body") == "rgb(20, 24, 29)"
-    assert reader.text("#theme-toggle") == "light colours"
-    reader.click("#tab-progress")
-    reader.wait(lambda: drawn(reader, "progress"))
-    assert background(reader, "#progress .main-svg") == "rgb(20, 24, 29)"
-    reader.open("/study/one/front")
-    assert background(reader, "#pareto .main-svg") == "rgb(20, 24, 29)"
-    reader.click("#theme-toggle")
-    reader.becomes(lambda: background(reader, "#pareto .main-svg"), "rgb(255, 255, 255)")
-    assert reader.complaints() == []
-
-
 NAMELESS = """
 const name = (node) => (node.getAttribute('aria-label')
   || (node.getAttribute('aria-labelledby') || '').split(' ').filter(Boolean)
@@ -122,31 +82,78 @@ INSIDE_IMAGE = """
 return Array.from(document.querySelectorAll('[role=img] :is(button, a[href], input, [tabindex])'))
   .filter((node) => node.tabIndex >= 0 && node.checkVisibility()).map((node) => node.outerHTML)
 """
+FITS = "return document.documentElement.scrollWidth <= 390"
+#: What sticks out of a telephone's page, but for regions that scroll on their own.
+WIDE = """return Array.from(document.querySelectorAll('#page *')).filter((node) =>
+    node.getBoundingClientRect().right > 391 && !node.closest('.scroll, pre, svg')
+    && node.checkVisibility()).map((node) => node.outerHTML.slice(0, 120))"""
 
 
-def test_a_screen_reader_finds_its_way(at_desk: Reader) -> None:
+def test_every_page_by_day_and_by_night_at_a_desk_and_on_a_telephone(at_desk: Reader) -> None:
+    reader = at_desk
+    for path, plot in paths("one"):
+        for scheme, colour in (("dark", NIGHT), ("light", DAY)):
+            reader.prefer(scheme)
+            visit(reader, path, plot)
+            assert background(reader, "body") == colour
+            if plot:
+                assert background(reader, f"#{plot} .main-svg") == colour
+        check_names(reader, path)
+        check_telephone(reader)
+        assert reader.complaints() == [], path
+
+
+def check_telephone(reader: Reader) -> None:
+    """Nothing of the page sticks out of 390 px."""
+    reader.resize(TELEPHONE)
+    reader.wait(lambda: reader.script("return innerWidth") == 390)
+    reader.wait(lambda: reader.script(FITS) or reader.script(WIDE) == [])
+    assert reader.script(FITS), reader.script(WIDE)
+    reader.resize(DESK)
+
+
+def check_names(reader: Reader, path: str) -> None:
+    """A screen reader has a name for everything, and each plot in words."""
+    assert reader.script(NAMELESS) == [], path
+    assert reader.script(INSIDE_IMAGE) == [], path  # it would be hidden
+    assert reader.script("return document.querySelectorAll('h1').length") == 1, path
+    captions = "return Array.from(document.querySelectorAll('table'), (t) => t.caption.textContent)"
+    assert all(reader.script(captions)), path
+    spoken = """return Array.from(document.querySelectorAll('.plot'),
+        (plot) => plot.getAttribute('aria-label').length)"""
+    assert all(length > 20 for length in reader.script(spoken)), path
+    ids = "return Array.from(document.querySelectorAll('[id]'), (node) => node.id)"
+    found = [identity for identity in reader.script(ids) if identity]
+    assert len(found) == len(set(found)), path
+
+
+def test_long_names_fit_a_telephone(at_desk: Reader) -> None:
+    for study in (LONG, "hostile"):
+        visit(at_desk, f"/study/{study}/front?a=3", "pareto")
+        check_telephone(at_desk)
+
+
+def test_the_switch_of_colours_is_remembered(at_desk: Reader) -> None:
+    reader = at_desk.open("/study/one/front")
+    assert background(reader, "#pareto .main-svg") == DAY
+    reader.click("#theme-toggle")
+    reader.becomes(lambda: background(reader, "#pareto .main-svg"), NIGHT)
+    assert background(reader, "body") == NIGHT
+    assert reader.text("#theme-toggle") == "light colours"
+    reader.click("#tab-progress")
+    reader.wait(lambda: drawn(reader, "progress"))
+    assert background(reader, "#progress .main-svg") == NIGHT
+    reader.open("/study/one/front")
+    assert background(reader, "#pareto .main-svg") == NIGHT
+    reader.click("#theme-toggle")
+    reader.becomes(lambda: background(reader, "#pareto .main-svg"), DAY)
+    assert reader.complaints() == []
+
+
+def test_the_keyboard_gets_past_the_head(at_desk: Reader) -> None:
     from selenium.webdriver.common.keys import Keys
 
     reader = at_desk
-    for path, plot in paths("one"):
-        visit(reader, path, plot)
-        assert reader.script(NAMELESS) == [], path
-        assert reader.script(INSIDE_IMAGE) == [], path  # it would be hidden
-        heads = "return document.querySelectorAll('h1').length"
-        assert reader.script(heads) == 1, path
-        assert all(
-            reader.script("""return Array.from(
-            document.querySelectorAll('table'), (table) => table.caption.textContent)""")
-        )
-        if plot:
-            # Words for each plot, said as its name and shown beneath.
-            spoken = """return Array.from(document.querySelectorAll('.plot'),
-                (plot) => plot.getAttribute('aria-label').length)"""
-            assert min(reader.script(spoken)) > 20
-        ids = "return Array.from(document.querySelectorAll('[id]'), (node) => node.id)"
-        found = [identity for identity in reader.script(ids) if identity]
-        assert len(found) == len(set(found)), path
-    # The first stop of the keyboard leads past the head.
     reader.open("/study/one/front")
     reader.press("body", Keys.TAB)
     assert reader.script("return document.activeElement.textContent") == "Skip to the content"

