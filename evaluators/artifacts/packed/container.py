@@ -173,6 +173,7 @@ def encode(artifact: Artifact, *, pure_python: bool = False, coder_id: int = WRI
         header, sections = tensor_sections(coder, tensor)
         headers.append(header)
         bodies.append(sections)
+        coder.follow(stored_mask(tensor))
     has_attributes = bool(artifact.attributes)
     parts = [("", "header", header_bytes(Header(coder_id, has_attributes, tuple(headers))))]
     if has_attributes:
@@ -271,6 +272,20 @@ def tensor_sections(coder: ContextCoder, tensor: Tensor) -> tuple[TensorHeader, 
     return header, sections
 
 
+def stored_mask(tensor: Tensor) -> Mask:
+    """Return which stored elements are not 0 (an index is not, even if its entry is)."""
+    match tensor:
+        case FloatTensor():
+            stored = tensor.values != 0
+        case GridTensor():
+            stored = tensor.levels != 0
+        case CodebookTensor():
+            stored = tensor.indices != 0
+        case _:
+            assert_never(tensor)
+    return np.asarray(stored, np.uint8)
+
+
 def smaller(first: dict[str, Section], second: dict[str, Section]) -> dict[str, Section]:
     """Return the sections which take fewer bytes in the file."""
 
@@ -365,13 +380,12 @@ def decode(
     by_place = {(section.layer, section.section): section for section in placed}
     try:
         attributes = read_attributes(coder, by_place) if header.has_attributes else {}
-        tensors = tuple(
-            read_tensor(
-                coder, tensor, {name: by_place[tensor.name, name] for name in tensor.sections()}
-            )
-            for tensor in header.tensors
-        )
-        return Artifact(tensors, attributes)
+        tensors: list[Tensor] = []
+        for tensor in header.tensors:
+            sections = {name: by_place[tensor.name, name] for name in tensor.sections()}
+            tensors.append(read_tensor(coder, tensor, sections))
+            coder.follow(stored_mask(tensors[-1]))
+        return Artifact(tuple(tensors), attributes)
     except DamagedArtifact:
         raise
     except InvalidRequest as problem:

@@ -368,15 +368,24 @@ def decode_text(kernels: Kernels, reader: Reader, max_bytes: int) -> bytes:
 # The coder -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class ContextCoder:
     """How sections become bytes and back. Later coders inherit what they do not do better.
 
-    Attributes:
+    A coder serves one file, in file order.
+
+    Args:
         kernels: the loops, compiled or plain.
     """
 
-    kernels: Kernels
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+
+    def follow(self, mask: Mask) -> None:
+        """Take over what a tensor just coded says about the next; here nothing.
+
+        Args:
+            mask: which elements are non-zero, in the tensor's shape.
+        """
 
     def encode_positions(self, mask: Mask) -> tuple[Section, Scan]:
         """Code which cells are non-zero; return the scan to go on with."""

@@ -10,7 +10,7 @@ Whatever coder 1 has without a lag is tried as well, so no section is larger tha
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ from evaluators.artifacts.packed.sections import (
     write_bits,
 )
 
+Units: TypeAlias = npt.NDArray[np.int64]
+
 MIXED_POSITIONS = 2
 """Modes 0 and 1 are coder 1's: by rows and by columns, no lag."""
 MIXED_INTEGERS = 3
@@ -42,8 +44,10 @@ MIXED_INTEGERS = 3
 ACROSS = 128
 """In the first byte: the walk goes across the inputs."""
 
-MASK_WEIGHT = 5000
-VALUE_WEIGHT = 7000
+# What a context's input weighs at first, in 1/65536, in each set of weights.
+MASK_WEIGHTS = np.full(loops.SETS, 5000, np.int64)
+MASK_WEIGHTS[loops.FLAG_SET : loops.FLAG_SET + 2 + loops.UNIT_CLASSES] = 16000
+VALUE_WEIGHTS = np.full(loops.SETS, 7000, np.int64)
 # (rate of learning, what a new set of weights adds to it, rate of the refiners)
 MASK_RATES = (24, 336, 8)
 VALUE_RATES = (60, 384, 4)
@@ -140,7 +144,7 @@ def best_walk(
 
 
 def run_mask(
-    kernels: Kernels, mask: Any, flags: tuple[Mask, Mask], walk: Walk
+    kernels: Kernels, mask: Any, flags: tuple[Mask, Mask], units: Units, walk: Walk
 ) -> Callable[[Any, Any], None]:
     """Return the call of the mask loop for `write_bits` and `read_bits`.
 
@@ -148,6 +152,7 @@ def run_mask(
         kernels: tell compiled from plain.
         mask: in the order of the walk; filled when reading.
         flags: which lines of that order are alive; all, when reading.
+        units: the class of each input.
         walk: the walk.
     """
     rows, columns = flags[0].size, flags[1].size
@@ -159,7 +164,7 @@ def run_mask(
             state,
             buffer,
             mixing.tables,
-            mixing.fresh_model(kernels, cells, MASK_WEIGHT),
+            mixing.fresh_model(kernels, cells, MASK_WEIGHTS),
             fresh_work(kernels, MASK_RATES),
             mask,
             kernels.octets(flags[0].tobytes()),
@@ -167,18 +172,19 @@ def run_mask(
             zeros(kernels, rows),
             zeros(kernels, columns),
             kernels.numbers(walk.offsets()),
+            kernels.numbers(units),
             int(not walk.across),
         )
 
     return run
 
 
-def mixed_positions(kernels: Kernels, matrix: Mask) -> bytes:
+def mixed_positions(kernels: Kernels, matrix: Mask, units: Units) -> bytes:
     """Return which cells of a matrix are non-zero, mixed in the best walk."""
 
     def write(part: Mask, walk: Walk) -> bytes:
         ordered = walk.ordered(part)
-        run = run_mask(kernels, kernels.octets(ordered.tobytes()), live_lines(ordered), walk)
+        run = run_mask(kernels, kernels.octets(ordered.tobytes()), live_lines(ordered), units, walk)
         return bytes([walk.byte()]) + write_bits(kernels, 64 + part.size // 8, run)
 
     walks = walks_of(matrix, [best_lag(sampled(matrix))])
@@ -186,16 +192,16 @@ def mixed_positions(kernels: Kernels, matrix: Mask) -> bytes:
 
 
 def unmixed_positions(
-    kernels: Kernels, reader: Reader, shape: tuple[int, ...]
+    kernels: Kernels, reader: Reader, shape: tuple[int, ...], units: Units
 ) -> tuple[Mask, Scan]:
-    """Return the mask `mixed_positions` coded, in the tensor's shape, and the scan to go on with."""
+    """Return the mask `mixed_positions` coded, in the tensor's shape, and the scan to go on."""
     walk = Walk.of_byte(reader.byte())
     rows, columns = matrix_shape(shape)
     lines = (columns, rows) if walk.across else (rows, columns)
     flat = kernels.octets(bytes(rows * columns))
     # Alive unless the loop reads otherwise: see `live_lines`.
     flags = (np.ones(lines[0], np.uint8), np.ones(lines[1], np.uint8))
-    read_bits(kernels, reader, run_mask(kernels, flat, flags, walk))
+    read_bits(kernels, reader, run_mask(kernels, flat, flags, units, walk))
     mask = walk.ordered(np.frombuffer(flat, np.uint8).reshape(lines))
     return mask.reshape(shape), walk.scan()
 
@@ -229,7 +235,7 @@ def run_values(
             state,
             buffer,
             mixing.tables,
-            mixing.fresh_model(kernels, cells, VALUE_WEIGHT),
+            mixing.fresh_model(kernels, cells, VALUE_WEIGHTS),
             fresh_work(kernels, VALUE_RATES),
             values,
             zeros(kernels, columns),
@@ -301,21 +307,50 @@ def signed_ranks(entries: Floats) -> Integers:
 
 
 class MixingCoder(ContextCoder):
-    """Coder 2."""
+    """Coder 2.
+
+    It remembers how many weights each output of the last matrix has: the next one's inputs, and
+    the bias after it, are dead where those are.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__(kernels)
+        self.outputs: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def follow(self, mask: Mask) -> None:
+        """Take over what a tensor just coded says about the next."""
+        if mask.ndim > 1:
+            rows = mask.reshape(matrix_shape(mask.shape))
+            self.outputs = np.count_nonzero(rows, axis=1).astype(np.int64)
+
+    def units(self, inputs: int) -> Units:
+        """Return the class of each input: what the outputs before say, 0 if they do not fit.
+
+        Several inputs in a row may come from one output, such as the pixels of a channel.
+        """
+        outputs = self.outputs
+        if outputs.size == 0 or inputs % outputs.size:
+            return np.zeros(inputs, np.int64)
+        # 1 for none, 2 for one, 3 for two or three, 4 up to seven ...
+        sizes = sum(
+            (outputs >> shift > 0).astype(np.int64) for shift in range(loops.UNIT_CLASSES - 2)
+        )
+        return np.repeat(1 + sizes, inputs // outputs.size)
 
     def encode_positions(self, mask: Mask) -> tuple[Section, Scan]:
         """Code which cells are non-zero, mixed in the best walk or by coder 1 without a lag."""
         matrix = mask.reshape(matrix_shape(mask.shape))
-        data = mixed_positions(self.kernels, matrix)
-        ways = [(Section(MIXED_POSITIONS, data), Walk.of_byte(data[0]).scan())]
-        for scan in (Scan(), Scan(transposed=True)) if min(matrix.shape) > 1 else (Scan(),):
-            ways.append((encode_mask(self.kernels, mask, scan), scan))
+        data = mixed_positions(self.kernels, matrix, self.units(matrix.shape[1]))
+        scans = [Scan(), Scan(transposed=True)] if min(matrix.shape) > 1 else [Scan()]
+        ways = [(encode_mask(self.kernels, mask, scan), scan) for scan in scans]
+        ways.append((Section(MIXED_POSITIONS, data), Walk.of_byte(data[0]).scan()))
         return min(ways, key=lambda way: len(way[0].data))
 
     def decode_positions(self, reader: Reader, shape: tuple[int, ...]) -> tuple[Mask, Scan]:
         """Return the mask, in the tensor's shape, and the scan to go on with."""
         if reader.mode == MIXED_POSITIONS:
-            return unmixed_positions(self.kernels, reader, shape)
+            units = self.units(matrix_shape(shape)[1])
+            return unmixed_positions(self.kernels, reader, shape, units)
         if reader.mode > MIXED_POSITIONS:
             raise reader.unknown_mode()
         return super().decode_positions(reader, shape)

@@ -98,18 +98,22 @@ GAP_CLASSES = 24
 COLUMN_PRIOR = 3
 ROW_PRIOR = 17
 AROUND_PRIOR = 20
+UNIT_CLASSES = 8
+"""What the layer before says about an input: 0 nothing, 1 dead, then by its number of weights."""
+UNIT_DEAD = 1
 MASK_CONTEXTS = 11
 MASK_CELLS = (
     (1 << NEAR)
     + 2 * CHANCE_CLASSES * WIDE_CLASSES
     + 3 * CHANCE_CLASSES * CHANCE_CLASSES
-    + CHANCE_CLASSES * (NEAR_CLASSES + 16 + 2)
+    + CHANCE_CLASSES * (NEAR_CLASSES + 16 + 2 * UNIT_CLASSES)
     + GAP_CLASSES * WIDE_CLASSES
 )
 """Without the flags' and those of each line: two a column, one a row."""
 FLAG_CONTEXTS = 4
-FLAG_CELLS = 64 + 16 + 4 + 1
-FLAG_SET = NEAR_CLASSES + 5
+FLAG_CELLS = (1 << NEAR) + UNIT_CLASSES * (16 + 4 + 1)
+AGES = 6
+FLAG_SET = NEAR_CLASSES + AGES
 FLAG_REFINER = WIDE_CLASSES + CHANCE_CLASSES
 
 # Contexts of the values. ------------------------------------------------------------------------
@@ -315,6 +319,7 @@ def code_line_flags(
     work: Ints,
     flags: Ints,
     offsets: Ints,
+    units: Ints,
     are_outputs: int,
 ) -> None:
     """Write or read which lines have a non-zero, by their neighbours.
@@ -327,24 +332,30 @@ def code_line_flags(
         work: same.
         flags: one a line; filled when reading.
         offsets: distances of neighbours; outputs have only the two before.
+        units: the class of each input.
         are_outputs: 1 for outputs, 0 for inputs.
     """
     start = MASK_CELLS + are_outputs * FLAG_CELLS
     work[CELL_COUNT] = FLAG_CONTEXTS
     work[FIRST_SET] = FLAG_SET + are_outputs
-    work[SECOND_SET] = FLAG_SET + are_outputs
     work[FIRST_REFINER] = FLAG_REFINER + are_outputs
     work[SECOND_REFINER] = FLAG_REFINER + are_outputs
     for direct in range(DIRECT):
         work[INPUTS + direct] = 0
     for line in range(len(flags)):
         pattern = near_pattern(flags, line, line, 1, offsets)
+        unit = 0
         if are_outputs:
             pattern &= 3
+        else:
+            unit = units[line]
+        work[SECOND_SET] = FLAG_SET + 2 + unit
         work[SLOTS] = start + pattern
-        work[SLOTS + 1] = start + 64 + (pattern & 15)
-        work[SLOTS + 2] = start + 80 + (pattern & 3)
-        work[SLOTS + 3] = start + 84
+        place = start + (1 << NEAR)
+        work[SLOTS + 1] = place + 16 * unit + (pattern & 15)
+        place += 16 * UNIT_CLASSES
+        work[SLOTS + 2] = place + 4 * unit + (pattern & 3)
+        work[SLOTS + 3] = place + 4 * UNIT_CLASSES + unit
         flags[line] = code_mixed(state, buffer, tables, model, work, flags[line])
 
 
@@ -371,6 +382,7 @@ def name_mask_cells(
     by_row: int,
     by_around: int,
     gap: int,
+    unit: int,
 ) -> None:
     """Choose a mask bit's cells, but those of its lines, and its refiners.
 
@@ -384,6 +396,7 @@ def name_mask_cells(
         by_row: same of the row.
         by_around: same of the inputs around.
         gap: class of the distance to the last non-zero.
+        unit: class of the input.
     """
     any_near = 1 if near else 0
     work[SLOTS] = pattern
@@ -402,21 +415,22 @@ def name_mask_cells(
     four = before * 4 + (pattern & 1) + ((pattern >> 1) & 2)
     work[SLOTS + 6] = start + four * CHANCE_CLASSES + by_column
     start += 16 * CHANCE_CLASSES
-    work[SLOTS + 7] = start + by_row * 2 + any_near
-    start += CHANCE_CLASSES * 2
+    work[SLOTS + 7] = start + (by_row * 2 + any_near) * UNIT_CLASSES + unit
+    start += CHANCE_CLASSES * 2 * UNIT_CLASSES
     work[SLOTS + 8] = start + gap * WIDE_CLASSES + wide
     work[FIRST_REFINER] = wide
     work[SECOND_REFINER] = WIDE_CLASSES + by_column
 
 
-def choose_mask_sets(work: Ints, near: int, rows_seen: int) -> None:
+def choose_mask_sets(work: Ints, near: int, rows_seen: int, unit: int) -> None:
     """Choose the weights by the neighbours, and by how much the columns can have told yet."""
     work[FIRST_SET] = min(near, NEAR_CLASSES - 1)
     age = 0
-    while rows_seen > 0 and age < 4:
+    while rows_seen > 0 and age < AGES - 2:
         rows_seen >>= 2
         age += 1
-    work[SECOND_SET] = NEAR_CLASSES + age
+    # The flags have named the dead inputs, unless there is one row: then this is news.
+    work[SECOND_SET] = NEAR_CLASSES + (AGES - 1 if unit == UNIT_DEAD else age)
 
 
 def code_mask_mixed(
@@ -431,6 +445,7 @@ def code_mask_mixed(
     row_hits: Ints,
     column_hits: Ints,
     offsets: Ints,
+    units: Ints,
     along: int,
 ) -> None:
     """Write or read which cells of a (rows, columns) matrix, walked row by row, are non-zero.
@@ -453,6 +468,7 @@ def code_mask_mixed(
         row_hits: a zero a row, to count in (compiled loops cannot allocate).
         column_hits: a zero a column.
         offsets: distances of neighbours along the inputs, NEAR + WIDE; huge where there is none.
+        units: the class of each input.
         along: 1 if a row runs along the inputs, 0 if a column does.
     """
     rows = len(row_flags)
@@ -461,9 +477,9 @@ def code_mask_mixed(
     other_step = columns if along else 1
     # A single line's flags would only repeat the mask.
     if columns > 1:
-        code_line_flags(state, buffer, tables, model, work, row_flags, offsets, along)
+        code_line_flags(state, buffer, tables, model, work, row_flags, offsets, units, along)
     if rows > 1:
-        code_line_flags(state, buffer, tables, model, work, column_flags, offsets, 1 - along)
+        code_line_flags(state, buffer, tables, model, work, column_flags, offsets, units, 1 - along)
     arounds = AROUND if offsets[2] < NOWHERE else 1
     live_columns = 0
     for column in range(columns):
@@ -497,8 +513,8 @@ def code_mask_mixed(
             column_x = density(tables, column_hits[column], rows_seen, layer, COLUMN_PRIOR)
             row_x = density(tables, row_hits[row], cells_seen, layer, ROW_PRIOR)
             around = hits_around(row_hits, column_hits, row, column, along, offsets)
-            units = (2 * rows_seen if along else live_columns) * arounds
-            around_x = density(tables, around, units, layer, AROUND_PRIOR)
+            cells = (2 * rows_seen if along else live_columns) * arounds
+            around_x = density(tables, around, cells, layer, AROUND_PRIOR)
             work[INPUTS + 1] = column_x - layer_x
             work[INPUTS + 2] = row_x - layer_x
             work[INPUTS + 3] = around_x - layer_x
@@ -513,11 +529,12 @@ def code_mask_mixed(
                 chance_class(row_x),
                 chance_class(around_x),
                 gap_class(column - last),
+                units[unit],
             )
             lines = MASK_CELLS + 2 * FLAG_CELLS
             work[SLOTS + 9] = lines + 2 * column + (1 if near else 0)
             work[SLOTS + 10] = lines + 2 * columns + row
-            choose_mask_sets(work, near, rows_seen)
+            choose_mask_sets(work, near, rows_seen, units[unit])
             bit = code_mixed(state, buffer, tables, model, work, mask[place])
             mask[place] = bit
             if bit:
@@ -817,18 +834,18 @@ class MixingLoops:
     tables: Any
     head: npt.NDArray[np.int64]
 
-    def fresh_model(self, kernels: Kernels, cells: int, weight: int) -> Any:
+    def fresh_model(self, kernels: Kernels, cells: int, weights: npt.NDArray[np.int64]) -> Any:
         """Return a model that has seen nothing.
 
         Args:
             kernels: tell which kind of sequence is wanted.
             cells: how many contexts.
-            weight: what every context's input weighs at first, in 1/65536.
+            weights: what a context's input weighs at first in each set, in 1/65536.
         """
         head = self.head.copy()
         sets = head[:REFINERS].reshape(SETS, SET_SIZE)
         sets[:, 1:DIRECT] = FIRST_DIRECT_WEIGHT
-        sets[:, DIRECT:SET_USES] = weight
+        sets[:, DIRECT:SET_USES] = weights[:, None]
         if not kernels.compiled:
             return head.tolist() + [0] * cells
         model = np.zeros(CELLS + cells, np.int64)
