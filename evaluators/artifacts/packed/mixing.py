@@ -1,9 +1,9 @@
 """Coder 2: context mixing for positions, indices and levels; the rest as coder 1 has it.
 
 Positions and values know where a layer's inputs are neighbours: a tensor is a matrix of outputs
-(rows) by inputs (columns), and inputs a `lag` apart are neighbours too (an image's width, or a
-kernel's). The matrix is walked along its rows or along its columns. A mixed section starts with a
-byte: lag - 1 (0: no lag), and 128 if the walk goes along the columns, across the inputs.
+by inputs, and inputs a `lag` apart are neighbours too (an image's width, or a kernel's). The
+matrix is walked along the inputs or across them. A mixed section starts with a byte that says how:
+lag - 1 (0: no lag), plus 64 if the walk goes across, plus 128 if the tensor's rows are its inputs.
 
 Whatever coder 1 has without a lag is tried as well, so no section is larger than that.
 """
@@ -22,7 +22,6 @@ from evaluators.artifacts.packed.mixing_kernels import mixing_loops
 from evaluators.artifacts.packed.model import Floats, Integers
 from evaluators.artifacts.packed.plain import Reader
 from evaluators.artifacts.packed.sections import (
-    MAX_LAG,
     Mask,
     Scan,
     Section,
@@ -41,8 +40,9 @@ MIXED_POSITIONS = 2
 MIXED_INTEGERS = 3
 """Modes 0 to 2 are coder 1's."""
 
-ACROSS = 128
-"""In the first byte: the walk goes across the inputs."""
+MOST_LAG = 64
+ACROSS = 64
+TURNED = 128
 
 # What a context's input weighs at first, in 1/65536, in each set of weights.
 MASK_WEIGHTS = np.full(loops.SETS, 5000, np.int64)
@@ -62,29 +62,31 @@ class Walk:
     """How a matrix of outputs by inputs is walked.
 
     Attributes:
-        across: column after column (each input through all outputs) instead of row after row.
+        across: each input through all outputs, instead of each output through all inputs.
         lag: inputs so far apart are neighbours too; 1 means none.
+        turned: the matrix's rows are the inputs (Keras), not its columns (PyTorch).
     """
 
     across: bool = False
     lag: int = 1
+    turned: bool = False
 
     def byte(self) -> int:
         """Return the first byte of a section."""
-        return self.lag - 1 + ACROSS * self.across
+        return self.lag - 1 + ACROSS * self.across + TURNED * self.turned
 
     @classmethod
     def of_byte(cls, byte: int) -> "Walk":
         """Return the walk a section's first byte means; every byte means one."""
-        return cls(byte >= ACROSS, (byte & (ACROSS - 1)) + 1)
+        return cls(bool(byte & ACROSS), byte % MOST_LAG + 1, bool(byte & TURNED))
 
     def scan(self) -> Scan:
         """Return what coder 1's loops can follow of it."""
-        return Scan(True) if self.across else Scan(False, self.lag)
+        return Scan(self.across != self.turned, 1 if self.across else self.lag)
 
     def ordered(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a matrix in the order of the walk, or one in that order back."""
-        return np.ascontiguousarray(matrix.T) if self.across else matrix
+        return np.ascontiguousarray(matrix.T) if self.across != self.turned else matrix
 
     def offsets(self) -> npt.NDArray[np.int64]:
         """Return the distances of the neighbours along the inputs, as the loops want them."""
@@ -112,12 +114,21 @@ def zeros(kernels: Kernels, count: int) -> Any:
     return kernels.numbers(np.zeros(count, np.int64))
 
 
-def walks_of(matrix: npt.NDArray[Any], lags: list[int]) -> list[Walk]:
-    """Return the walks worth trying on a matrix, given lags worth trying."""
+def walks_of(
+    matrix: npt.NDArray[Any], lags_of: Callable[[npt.NDArray[Any]], set[int]]
+) -> list[Walk]:
+    """Return the walks worth trying on a matrix, with the lags its inputs may have.
+
+    Without a lag, rows as inputs differ little from columns as inputs walked across.
+    """
     rows, columns = matrix.shape
+    some = sampled(matrix)
+    walks = [Walk(False, lag) for lag in sorted({1, *lags_of(some)})]
     if rows == 1 or columns == 1:
-        return [Walk(columns == 1, lag) for lag in sorted({1, *lags})]
-    return [Walk(across, lag) for across in (False, True) for lag in sorted({1, *lags})]
+        return walks
+    walks += [Walk(True, walk.lag) for walk in walks]
+    turned = sorted(lags_of(np.ascontiguousarray(some.T)) - {1})
+    return walks + [Walk(across, lag, True) for lag in turned for across in (False, True)]
 
 
 def leading(matrix: npt.NDArray[Any], cells: int) -> npt.NDArray[Any]:
@@ -179,29 +190,43 @@ def run_mask(
     return run
 
 
-def mixed_positions(kernels: Kernels, matrix: Mask, units: Units) -> bytes:
-    """Return which cells of a matrix are non-zero, mixed in the best walk."""
+def mixed_positions(kernels: Kernels, matrix: Mask, units: tuple[Units, Units]) -> bytes:
+    """Return which cells of a matrix are non-zero, mixed in the best walk.
+
+    Args:
+        kernels: tell compiled from plain.
+        matrix: zeros and ones.
+        units: the class of each column if columns are the inputs, of each row if rows are.
+    """
 
     def write(part: Mask, walk: Walk) -> bytes:
         ordered = walk.ordered(part)
-        run = run_mask(kernels, kernels.octets(ordered.tobytes()), live_lines(ordered), units, walk)
+        run = run_mask(
+            kernels,
+            kernels.octets(ordered.tobytes()),
+            live_lines(ordered),
+            units[walk.turned],
+            walk,
+        )
         return bytes([walk.byte()]) + write_bits(kernels, 64 + part.size // 8, run)
 
-    walks = walks_of(matrix, [best_lag(sampled(matrix))])
-    return best_walk(matrix, walks, TRIAL_MASK_CELLS, write)
+    def lags_of(some: Mask) -> set[int]:
+        return {best_lag(some, MOST_LAG)}
+
+    return best_walk(matrix, walks_of(matrix, lags_of), TRIAL_MASK_CELLS, write)
 
 
 def unmixed_positions(
-    kernels: Kernels, reader: Reader, shape: tuple[int, ...], units: Units
+    kernels: Kernels, reader: Reader, shape: tuple[int, ...], units: tuple[Units, Units]
 ) -> tuple[Mask, Scan]:
     """Return the mask `mixed_positions` coded, in the tensor's shape, and the scan to go on."""
     walk = Walk.of_byte(reader.byte())
     rows, columns = matrix_shape(shape)
-    lines = (columns, rows) if walk.across else (rows, columns)
+    lines = (columns, rows) if walk.across != walk.turned else (rows, columns)
     flat = kernels.octets(bytes(rows * columns))
     # Alive unless the loop reads otherwise: see `live_lines`.
     flags = (np.ones(lines[0], np.uint8), np.ones(lines[1], np.uint8))
-    read_bits(kernels, reader, run_mask(kernels, flat, flags, units, walk))
+    read_bits(kernels, reader, run_mask(kernels, flat, flags, units[walk.turned], walk))
     mask = walk.ordered(np.frombuffer(flat, np.uint8).reshape(lines))
     return mask.reshape(shape), walk.scan()
 
@@ -248,14 +273,14 @@ def run_values(
 
 
 def sign_lag(values: Integers) -> int:
-    """Return the distance 2..128 along rows at which signs agree most, or 1 for none.
+    """Return the distance 2..64 along rows at which signs agree most, or 1 for none.
 
     Args:
         values: (rows, columns).
     """
     signs = np.sign(values).astype(np.float32)
     best, best_excess = 1, 4.0
-    for lag in range(2, min(MAX_LAG, values.shape[1] // 2) + 1):
+    for lag in range(2, min(MOST_LAG, values.shape[1] // 2) + 1):
         products = signs[:, lag:] * signs[:, :-lag]
         # Of independent signs the sum of n products strays by the root of n. Sums of at most
         # 2**18 products of -1, 0 and 1 are exact in float32, so every machine picks the same lag.
@@ -274,9 +299,10 @@ def mixed_values(kernels: Kernels, values: Integers) -> Section:
         run = run_values(kernels, kernels.numbers(ordered), ordered.shape[1], walk)
         return bytes([walk.byte()]) + write_bits(kernels, 64 + part.size, run)
 
-    some = sampled(matrix)
-    lags = [best_lag((some != 0).astype(np.uint8)), sign_lag(some)]
-    data = best_walk(matrix, walks_of(matrix, lags), TRIAL_VALUE_CELLS, write)
+    def lags_of(some: Integers) -> set[int]:
+        return {best_lag((some != 0).astype(np.uint8), MOST_LAG), sign_lag(some)}
+
+    data = best_walk(matrix, walks_of(matrix, lags_of), TRIAL_VALUE_CELLS, write)
     return Section(MIXED_INTEGERS, data)
 
 
@@ -303,6 +329,16 @@ def signed_ranks(entries: Floats) -> Integers:
     return ranks
 
 
+def unit_classes(outputs: Units, inputs: int) -> Units:
+    """Return the class of each input: 1 for an output with no weight, 2 one, 3 up to three ..."""
+    if outputs.size == 0 or inputs % outputs.size:
+        return np.zeros(inputs, np.int64)
+    classes = np.ones(outputs.size, np.int64)
+    for shift in range(loops.UNIT_CLASSES - 2):
+        classes += outputs >> shift > 0
+    return np.repeat(classes, inputs // outputs.size)
+
+
 # The coder -------------------------------------------------------------------------------------
 
 
@@ -315,32 +351,28 @@ class MixingCoder(ContextCoder):
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__(kernels)
-        self.outputs: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.counts = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def follow(self, mask: Mask) -> None:
         """Take over what a tensor just coded says about the next."""
         if mask.ndim > 1:
-            rows = mask.reshape(matrix_shape(mask.shape))
-            self.outputs = np.count_nonzero(rows, axis=1).astype(np.int64)
+            matrix = mask.reshape(matrix_shape(mask.shape))
+            rows, columns = (np.count_nonzero(matrix, axis=axis) for axis in (1, 0))
+            self.counts = (np.asarray(rows, np.int64), np.asarray(columns, np.int64))
 
-    def units(self, inputs: int) -> Units:
-        """Return the class of each input: what the outputs before say, 0 if they do not fit.
+    def units(self, shape: tuple[int, ...]) -> tuple[Units, Units]:
+        """Return the class of each input by the outputs before, if columns are inputs, if rows.
 
-        Several inputs in a row may come from one output, such as the pixels of a channel.
+        Rows then were the outputs before, or columns. It is 0 where the numbers do not fit;
+        several inputs in a row may come from one output, such as the pixels of a channel.
         """
-        outputs = self.outputs
-        if outputs.size == 0 or inputs % outputs.size:
-            return np.zeros(inputs, np.int64)
-        # 1 for none, 2 for one, 3 for two or three, 4 up to seven ...
-        sizes = sum(
-            (outputs >> shift > 0).astype(np.int64) for shift in range(loops.UNIT_CLASSES - 2)
-        )
-        return np.repeat(1 + sizes, inputs // outputs.size)
+        rows, columns = matrix_shape(shape)
+        return unit_classes(self.counts[0], columns), unit_classes(self.counts[1], rows)
 
     def encode_positions(self, mask: Mask) -> tuple[Section, Scan]:
         """Code which cells are non-zero, mixed in the best walk or by coder 1 without a lag."""
         matrix = mask.reshape(matrix_shape(mask.shape))
-        data = mixed_positions(self.kernels, matrix, self.units(matrix.shape[1]))
+        data = mixed_positions(self.kernels, matrix, self.units(mask.shape))
         scans = [Scan(), Scan(transposed=True)] if min(matrix.shape) > 1 else [Scan()]
         ways = [(encode_mask(self.kernels, mask, scan), scan) for scan in scans]
         ways.append((Section(MIXED_POSITIONS, data), Walk.of_byte(data[0]).scan()))
@@ -349,8 +381,7 @@ class MixingCoder(ContextCoder):
     def decode_positions(self, reader: Reader, shape: tuple[int, ...]) -> tuple[Mask, Scan]:
         """Return the mask, in the tensor's shape, and the scan to go on with."""
         if reader.mode == MIXED_POSITIONS:
-            units = self.units(matrix_shape(shape)[1])
-            return unmixed_positions(self.kernels, reader, shape, units)
+            return unmixed_positions(self.kernels, reader, shape, self.units(shape))
         if reader.mode > MIXED_POSITIONS:
             raise reader.unknown_mode()
         return super().decode_positions(reader, shape)

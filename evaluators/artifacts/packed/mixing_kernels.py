@@ -135,8 +135,16 @@ VALUE_CELLS = NODES * (2 + 3 * SIZES + 18 + 36 + 48 + 30 + 2 * SIGNED_SIZES) + F
 """Without those of each line."""
 VALUE_LINE_CELLS = 8
 
-# What is known around a value, from FACTS on in `work`.
+# What is known about a mask bit, from FACTS on in `work`.
 FACTS = INPUTS + 24
+HITS = 0
+SEEN = 1
+ROWS_SEEN = 2
+CELLS_SEEN = 3
+LAST_HIT = 4
+LIVE_COLUMNS = 5
+
+# What is known around a value, at the same places.
 NEAR_SIGNS = 0
 NEAR_SIZE = 1
 SIGN_SUM = 2
@@ -260,6 +268,11 @@ def chance_class(x: int) -> int:
 def gap_class(gap: int) -> int:
     """Put a distance into one of 24 classes: each up to 15, then eights, the last open."""
     return gap if gap < 16 else 16 + min((gap - 16) >> 3, 7)
+
+
+def value_at(values: Ints, place: int, unit: int, step: int, offset: int) -> int:
+    """Return the neighbour `offset` lines before this one, number `unit`; 0 outside."""
+    return values[place - offset * step] if unit >= offset else 0
 
 
 def near_pattern(mask: Ints, place: int, unit: int, step: int, offsets: Ints) -> int:
@@ -433,6 +446,62 @@ def choose_mask_sets(work: Ints, near: int, rows_seen: int, unit: int) -> None:
     work[SECOND_SET] = NEAR_CLASSES + (AGES - 1 if unit == UNIT_DEAD else age)
 
 
+def describe_mask_cell(
+    tables: Ints,
+    work: Ints,
+    mask: Ints,
+    row_hits: Ints,
+    column_hits: Ints,
+    offsets: Ints,
+    units: Ints,
+    row: int,
+    column: int,
+    along: int,
+) -> None:
+    """Set the inputs, cells, weights and refiners of a mask bit; arguments as below."""
+    columns = len(column_hits)
+    place = row * columns + column
+    unit = column if along else row
+    other = row if along else column
+    step = 1 if along else columns
+    other_step = columns if along else 1
+    pattern = near_pattern(mask, place, unit, step, offsets)
+    near = near_weight(pattern)
+    wide = near + wide_count(mask, place, unit, step, offsets)
+    before = value_at(mask, place, other, other_step, 1)
+    before += 2 * value_at(mask, place, other, other_step, 2)
+    rows_seen = work[FACTS + ROWS_SEEN]
+    layer = (work[FACTS + HITS] << 16) // work[FACTS + SEEN]
+    layer_x = tables[STRETCH + min(layer, CHANCES - 1)]
+    column_x = density(tables, column_hits[column], rows_seen, layer, COLUMN_PRIOR)
+    row_x = density(tables, row_hits[row], work[FACTS + CELLS_SEEN], layer, ROW_PRIOR)
+    around = hits_around(row_hits, column_hits, row, column, along, offsets)
+    cells = 2 * rows_seen if along else work[FACTS + LIVE_COLUMNS]
+    cells *= AROUND if offsets[2] < NOWHERE else 1
+    around_x = density(tables, around, cells, layer, AROUND_PRIOR)
+    work[INPUTS] = CONSTANT_INPUT
+    work[INPUTS + 1] = column_x - layer_x
+    work[INPUTS + 2] = row_x - layer_x
+    work[INPUTS + 3] = around_x - layer_x
+    work[INPUTS + 4] = layer_x
+    name_mask_cells(
+        work,
+        pattern,
+        near,
+        min(wide, WIDE_CLASSES - 1),
+        before,
+        chance_class(column_x),
+        chance_class(row_x),
+        chance_class(around_x),
+        gap_class(column - work[FACTS + LAST_HIT]),
+        units[unit],
+    )
+    lines = MASK_CELLS + 2 * FLAG_CELLS
+    work[SLOTS + 9] = lines + 2 * column + (1 if near else 0)
+    work[SLOTS + 10] = lines + 2 * columns + row
+    choose_mask_sets(work, near, rows_seen, units[unit])
+
+
 def code_mask_mixed(
     state: Ints,
     buffer: Ints,
@@ -473,78 +542,42 @@ def code_mask_mixed(
     """
     rows = len(row_flags)
     columns = len(column_flags)
-    step = 1 if along else columns
-    other_step = columns if along else 1
     # A single line's flags would only repeat the mask.
     if columns > 1:
         code_line_flags(state, buffer, tables, model, work, row_flags, offsets, units, along)
     if rows > 1:
         code_line_flags(state, buffer, tables, model, work, column_flags, offsets, units, 1 - along)
-    arounds = AROUND if offsets[2] < NOWHERE else 1
     live_columns = 0
     for column in range(columns):
         live_columns += column_flags[column]
+    work[FACTS + LIVE_COLUMNS] = live_columns
     work[CELL_COUNT] = MASK_CONTEXTS
-    work[INPUTS] = CONSTANT_INPUT
-    hits = 1
-    seen = 64
-    rows_seen = 0
+    # At first a layer counts as one in 64 dense.
+    work[FACTS + HITS] = 1
+    work[FACTS + SEEN] = 64
+    work[FACTS + ROWS_SEEN] = 0
     for row in range(rows):
         if row_flags[row] == 0:
             continue
-        cells_seen = 0
-        last = 0
+        work[FACTS + CELLS_SEEN] = 0
+        work[FACTS + LAST_HIT] = 0
         for column in range(columns):
             if column_flags[column] == 0:
                 continue
-            place = row * columns + column
-            unit = column if along else row
-            other = row if along else column
-            pattern = near_pattern(mask, place, unit, step, offsets)
-            near = near_weight(pattern)
-            wide = near + wide_count(mask, place, unit, step, offsets)
-            before = 0
-            if other >= 1:
-                before = mask[place - other_step]
-            if other >= 2:
-                before += 2 * mask[place - 2 * other_step]
-            layer = (hits << 16) // seen
-            layer_x = density(tables, hits, seen, 0, 0)
-            column_x = density(tables, column_hits[column], rows_seen, layer, COLUMN_PRIOR)
-            row_x = density(tables, row_hits[row], cells_seen, layer, ROW_PRIOR)
-            around = hits_around(row_hits, column_hits, row, column, along, offsets)
-            cells = (2 * rows_seen if along else live_columns) * arounds
-            around_x = density(tables, around, cells, layer, AROUND_PRIOR)
-            work[INPUTS + 1] = column_x - layer_x
-            work[INPUTS + 2] = row_x - layer_x
-            work[INPUTS + 3] = around_x - layer_x
-            work[INPUTS + 4] = layer_x
-            name_mask_cells(
-                work,
-                pattern,
-                near,
-                min(wide, WIDE_CLASSES - 1),
-                before,
-                chance_class(column_x),
-                chance_class(row_x),
-                chance_class(around_x),
-                gap_class(column - last),
-                units[unit],
+            describe_mask_cell(
+                tables, work, mask, row_hits, column_hits, offsets, units, row, column, along
             )
-            lines = MASK_CELLS + 2 * FLAG_CELLS
-            work[SLOTS + 9] = lines + 2 * column + (1 if near else 0)
-            work[SLOTS + 10] = lines + 2 * columns + row
-            choose_mask_sets(work, near, rows_seen, units[unit])
+            place = row * columns + column
             bit = code_mixed(state, buffer, tables, model, work, mask[place])
             mask[place] = bit
             if bit:
-                last = column
-            hits += bit
-            seen += 1
+                work[FACTS + LAST_HIT] = column
+            work[FACTS + HITS] += bit
+            work[FACTS + SEEN] += 1
+            work[FACTS + CELLS_SEEN] += 1
             row_hits[row] += bit
             column_hits[column] += bit
-            cells_seen += 1
-        rows_seen += 1
+        work[FACTS + ROWS_SEEN] += 1
 
 
 # Values -----------------------------------------------------------------------------------------
@@ -571,11 +604,6 @@ def signed_size(value: int) -> int:
         return SIGNED_SIZES // 2
     size = size_class(abs(value)) // 2 + 1
     return SIGNED_SIZES // 2 + (size if value > 0 else -size)
-
-
-def value_at(values: Ints, place: int, unit: int, step: int, offset: int) -> int:
-    """Return the neighbour `offset` units before, 0 outside."""
-    return values[place - offset * step] if unit >= offset else 0
 
 
 def kept_around(values: Ints, place: int, unit: int, units: int, step: int, offsets: Ints) -> int:
@@ -788,6 +816,7 @@ HELPERS = (
     density,
     name_mask_cells,
     choose_mask_sets,
+    describe_mask_cell,
     sign_of,
     magnitude_class,
     signed_size,

@@ -91,16 +91,17 @@ def smallest(candidates: list[Section]) -> Section:
 # Matrices --------------------------------------------------------------------------------------
 
 
-def best_lag(mask: Mask) -> int:
-    """Return the distance 2..128 along rows at which non-zeros coincide most, or 1 for none.
+def best_lag(mask: Mask, most: int = MAX_LAG) -> int:
+    """Return the distance 2..most along rows at which non-zeros coincide most, or 1 for none.
 
     Args:
         mask: (rows, columns) zeros and ones.
+        most: the largest distance to try.
     """
     columns = mask.shape[1]
     counts = mask.sum(axis=0, dtype=np.int64)
     best, best_excess = 1, 0.0
-    for lag in range(2, min(MAX_LAG, columns // 2) + 1):
+    for lag in range(2, min(most, columns // 2) + 1):
         hits = int(np.count_nonzero(mask[:, lag:] & mask[:, :-lag]))
         # What independent cells with these column counts would give.
         chance = int((counts[lag:] * counts[:-lag]).sum()) / mask.shape[0]
