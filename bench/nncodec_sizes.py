@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
-UNUSED = {"PIL", "cv2", "datasets", "evaluate", "flwr", "h5py", "matplotlib", "pandas", "ptflops", "scipy", "skimage", "sklearn", "tensorflow", "timm", "tqdm", "torchmetrics",
-          "torchvision", "transformers", "wandb"}  # fmt: skip
+UNUSED = set(
+    "PIL cv2 datasets evaluate flwr h5py matplotlib pandas ptflops scipy skimage sklearn tensorflow "
+    "timm torchmetrics torchvision tqdm transformers wandb".split()
+)
 
 
 class Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
