@@ -16,10 +16,9 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
-UNUSED = set(
-    "PIL cv2 datasets evaluate flwr h5py matplotlib pandas ptflops scipy skimage sklearn tensorflow "
-    "timm torchmetrics torchvision tqdm transformers wandb".split()
-)
+UNUSED = {"PIL", "cv2", "datasets", "evaluate", "flwr", "h5py", "matplotlib", "pandas", "ptflops",
+          "scipy", "skimage", "sklearn", "tensorflow", "timm", "torchmetrics", "torchvision",
+          "tqdm", "transformers", "wandb"}  # fmt: skip
 
 
 class Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
