@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-dashboard bench kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-dashboard bench kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -33,13 +33,16 @@ bench-dashboard: $(STAMP) ## first paint, sliders and memory of the dashboard; n
 screenshots: $(STAMP) ## pictures of every page into docs/images; needs Chromium
 	$(BIN)/python -m bench.screenshots
 
-bench: bench-overhead bench-memory ## every bench; tables go to bench/results
+bench: bench-overhead bench-memory bench-coder ## every bench; tables go to bench/results
 
 bench-overhead: $(STAMP) ## proposal time, loop and record overhead
 	$(BIN)/python -m bench.overhead
 
 bench-memory: $(STAMP) ## peak memory of the driver and of a worker
 	$(BIN)/python -m bench.memory
+
+bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
+	$(BIN)/python -m bench.coder
 
 kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
 	$(BIN)/python -m bench.kills

@@ -26,9 +26,9 @@ from typing import assert_never
 
 import numpy as np
 
-from evaluators.artifacts.packed import coder
-from evaluators.artifacts.packed.coder import Mask, Scan, Section
-from evaluators.artifacts.packed.kernels import Kernels, kernels
+from evaluators.artifacts.packed.coders import CODERS, WRITER_ID
+from evaluators.artifacts.packed.contexts import ContextCoder
+from evaluators.artifacts.packed.kernels import kernels
 from evaluators.artifacts.packed.model import (
     MAX_ATTRIBUTES_BYTES,
     MAX_NAME_BYTES,
@@ -47,6 +47,15 @@ from evaluators.artifacts.packed.model import (
     pairs_flat,
 )
 from evaluators.artifacts.packed.plain import Reader, varint
+from evaluators.artifacts.packed.sections import (
+    PACKED,
+    Mask,
+    Scan,
+    Section,
+    pack_integers,
+    packed_size_bytes,
+    unpack_integers,
+)
 from spaces.errors import InvalidRequest
 from spaces.trial import LedgerLine
 
@@ -124,8 +133,9 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header section says."""
+    """What the start of a file and its header section say."""
 
+    coder_id: int
     has_attributes: bool
     tensors: tuple[TensorHeader, ...]
 
@@ -148,24 +158,26 @@ class Placed:
 # Writing ---------------------------------------------------------------------------------------
 
 
-def encode(artifact: Artifact, *, pure_python: bool = False) -> Encoded:
+def encode(artifact: Artifact, *, pure_python: bool = False, coder_id: int = WRITER_ID) -> Encoded:
     """Write a packed file; the same artifact always gives the same bytes.
 
     Args:
         artifact: what to write.
         pure_python: do without numba; slower, same bytes.
+        coder_id: of the coder; an older one only to compare.
     """
-    loops = kernels(pure_python)
+    coder = CODERS[coder_id](kernels(pure_python))
     headers: list[TensorHeader] = []
     bodies: list[dict[str, Section]] = []
     for tensor in artifact.tensors:
-        header, sections = tensor_sections(loops, tensor)
+        header, sections = tensor_sections(coder, tensor)
         headers.append(header)
         bodies.append(sections)
+        coder.follow(stored_mask(tensor))
     has_attributes = bool(artifact.attributes)
-    parts = [("", "header", header_bytes(Header(has_attributes, tuple(headers))))]
+    parts = [("", "header", header_bytes(Header(coder_id, has_attributes, tuple(headers))))]
     if has_attributes:
-        parts.append(("", "attributes", prefixed(attributes_section(loops, artifact))))
+        parts.append(("", "attributes", prefixed(attributes_section(coder, artifact))))
     for header, sections in zip(headers, bodies, strict=True):
         parts += [(header.name, name, prefixed(sections[name])) for name in header.sections()]
     data = checked(b"".join(part for _, _, part in parts))
@@ -205,7 +217,7 @@ def header_bytes(header: Header) -> bytes:
         )
         for length in tensor.shape:
             body += varint(length)
-    return MAGIC + bytes([VERSION, coder.CODER_ID]) + prefixed(Section(0, bytes(body)))
+    return MAGIC + bytes([VERSION, header.coder_id]) + prefixed(Section(0, bytes(body)))
 
 
 def name_bytes(name: str, words: list[str]) -> bytes:
@@ -231,33 +243,47 @@ def name_bytes(name: str, words: list[str]) -> bytes:
     return bytes(written)
 
 
-def attributes_section(loops: Kernels, artifact: Artifact) -> Section:
+def attributes_section(coder: ContextCoder, artifact: Artifact) -> Section:
     """Return the attributes as text pairs, sorted by key."""
     body = bytearray()
     for text in pairs_flat(artifact.attributes):
         spelled = text.encode("utf-8")
         body += varint(len(spelled)) + spelled
-    return coder.encode_text(loops, bytes(body))
+    return coder.encode_text(bytes(body))
 
 
-def tensor_sections(loops: Kernels, tensor: Tensor) -> tuple[TensorHeader, dict[str, Section]]:
+def tensor_sections(coder: ContextCoder, tensor: Tensor) -> tuple[TensorHeader, dict[str, Section]]:
     """Return a tensor's header and its sections by name."""
     match tensor:
         case FloatTensor():
             kind = Kind.FLOAT16 if tensor.bits == 16 else Kind.FLOAT32
-            sections = float_sections(loops, tensor.values)
+            sections = float_sections(coder, tensor.values)
         case GridTensor():
             kind = Kind.GRID_PER_CHANNEL if tensor.scale.size > 1 else Kind.GRID
-            sections = level_sections(loops, tensor.levels)
-            sections["scales"] = coder.encode_floats(loops, tensor.scale)
+            sections = level_sections(coder, tensor.levels)
+            sections["scales"] = coder.encode_floats(tensor.scale)
         case CodebookTensor():
-            kind, sections = codebook_sections(loops, tensor.codebook)
-            sections |= index_sections(loops, tensor.indices, tensor.codebook.decode())
+            kind, sections = codebook_sections(coder, tensor.codebook)
+            sections |= index_sections(coder, tensor.indices, tensor.codebook.decode())
         case _:
             assert_never(tensor)
     has_values = bool({"values", "levels", "indices"} & sections.keys())
     header = TensorHeader(tensor.name, kind, "positions" in sections, has_values, tensor.shape)
     return header, sections
+
+
+def stored_mask(tensor: Tensor) -> Mask:
+    """Return which stored elements are not 0 (an index is not, even if its entry is)."""
+    match tensor:
+        case FloatTensor():
+            stored = tensor.values != 0
+        case GridTensor():
+            stored = tensor.levels != 0
+        case CodebookTensor():
+            stored = tensor.indices != 0
+        case _:
+            assert_never(tensor)
+    return np.asarray(stored, np.uint8)
 
 
 def smaller(first: dict[str, Section], second: dict[str, Section]) -> dict[str, Section]:
@@ -269,67 +295,67 @@ def smaller(first: dict[str, Section], second: dict[str, Section]) -> dict[str, 
     return second if size_bytes(second) < size_bytes(first) else first
 
 
-def positions_of(loops: Kernels, mask: Mask) -> tuple[dict[str, Section], Scan]:
+def positions_of(coder: ContextCoder, mask: Mask) -> tuple[dict[str, Section], Scan]:
     """Return the positions section, none if nothing is zero, and the scan to go on with."""
     if mask.all():
         return {}, Scan()
-    section, scan = coder.encode_positions(loops, mask)
+    section, scan = coder.encode_positions(mask)
     return {"positions": section}, scan
 
 
-def float_sections(loops: Kernels, values: Floats) -> dict[str, Section]:
+def float_sections(coder: ContextCoder, values: Floats) -> dict[str, Section]:
     """Return the sections of plain floats."""
     mask = (values != 0).astype(np.uint8)
     if not mask.any():
         return {}
-    sections, _ = positions_of(loops, mask)
-    sections["values"] = coder.encode_floats(loops, values[mask != 0])
-    return smaller(sections, {"values": coder.encode_floats(loops, values)})
+    sections, _ = positions_of(coder, mask)
+    sections["values"] = coder.encode_floats(values[mask != 0])
+    return smaller(sections, {"values": coder.encode_floats(values)})
 
 
-def level_sections(loops: Kernels, levels: Integers) -> dict[str, Section]:
+def level_sections(coder: ContextCoder, levels: Integers) -> dict[str, Section]:
     """Return the sections of grid levels."""
     mask = (levels != 0).astype(np.uint8)
     if not mask.any():
         return {}
-    sections, scan = positions_of(loops, mask)
-    sections["levels"] = coder.encode_levels(loops, levels, scan)
+    sections, scan = positions_of(coder, mask)
+    sections["levels"] = coder.encode_levels(levels, scan)
     return smaller(sections, packed_instead("levels", levels, sections))
 
 
-def index_sections(loops: Kernels, indices: Integers, entries: Floats) -> dict[str, Section]:
+def index_sections(coder: ContextCoder, indices: Integers, entries: Floats) -> dict[str, Section]:
     """Return the sections of codebook indices."""
     mask = (indices != 0).astype(np.uint8)
     if not mask.any():
         return {}
-    sections, scan = positions_of(loops, mask)
+    sections, scan = positions_of(coder, mask)
     if sections and int(indices.max()) == 1:
         return sections
-    sections["indices"] = coder.encode_indices(loops, indices, entries, scan)
+    sections["indices"] = coder.encode_indices(indices, entries, scan)
     return smaller(sections, packed_instead("indices", indices, sections))
 
 
 def packed_instead(name: str, values: Integers, sections: dict[str, Section]) -> dict[str, Section]:
     """Return all elements packed, zeros too, if that may beat the given sections."""
     limit_bytes = sum(len(section.data) + 5 for section in sections.values())
-    if coder.packed_size_bytes(values) > limit_bytes:
+    if packed_size_bytes(values) > limit_bytes:
         return sections
-    return {name: Section(coder.PACKED, coder.pack_integers(values))}
+    return {name: Section(PACKED, pack_integers(values))}
 
 
-def codebook_sections(loops: Kernels, codebook: Codebook) -> tuple[Kind, dict[str, Section]]:
+def codebook_sections(coder: ContextCoder, codebook: Codebook) -> tuple[Kind, dict[str, Section]]:
     """Return the kind of a codebook tensor and the sections of its codebook."""
     match codebook:
         case FloatCodebook():
-            section = coder.encode_floats(loops, codebook.entries)
+            section = coder.encode_floats(codebook.entries)
             kind = Kind.CODEBOOK16 if codebook.bits == 16 else Kind.CODEBOOK32
             head = varint(codebook.entries.size)
             return kind, {"codebook": Section(section.mode, head + section.data)}
         case GridCodebook():
-            data = varint(codebook.levels.size) + coder.pack_integers(codebook.levels)
+            data = varint(codebook.levels.size) + pack_integers(codebook.levels)
             return Kind.CODEBOOK_GRID, {
-                "codebook": Section(coder.PACKED, data),
-                "scales": coder.encode_floats(loops, codebook.scale),
+                "codebook": Section(PACKED, data),
+                "scales": coder.encode_floats(codebook.scale),
             }
         case _:
             assert_never(codebook)
@@ -348,19 +374,18 @@ def decode(
         max_elements: refuse files whose tensors have more elements in total.
         pure_python: do without numba; slower, same result.
     """
-    loops = kernels(pure_python)
     header, placed = sections_of(data)
+    coder = CODERS[header.coder_id](kernels(pure_python))
     check_elements(header, len(data), max_elements)
     by_place = {(section.layer, section.section): section for section in placed}
     try:
-        attributes = read_attributes(loops, by_place) if header.has_attributes else {}
-        tensors = tuple(
-            read_tensor(
-                loops, tensor, {name: by_place[tensor.name, name] for name in tensor.sections()}
-            )
-            for tensor in header.tensors
-        )
-        return Artifact(tensors, attributes)
+        attributes = read_attributes(coder, by_place) if header.has_attributes else {}
+        tensors: list[Tensor] = []
+        for tensor in header.tensors:
+            sections = {name: by_place[tensor.name, name] for name in tensor.sections()}
+            tensors.append(read_tensor(coder, tensor, sections))
+            coder.follow(stored_mask(tensors[-1]))
+        return Artifact(tuple(tensors), attributes)
     except DamagedArtifact:
         raise
     except InvalidRequest as problem:
@@ -407,12 +432,13 @@ def sections_of(data: bytes) -> tuple[Header, list[Placed]]:
     version, coder_id = reader.byte(), reader.byte()
     if version != VERSION:
         raise reader.damaged(f"version {version} is not known, this reader knows {VERSION}")
-    if coder_id != coder.CODER_ID:
-        raise reader.damaged(f"coder {coder_id} is not known, this reader knows {coder.CODER_ID}")
+    if coder_id not in CODERS:
+        known = ", ".join(map(str, CODERS))
+        raise reader.damaged(f"coder {coder_id} is not known, this reader knows {known}")
     check_sum(data)
     reader.end = len(data) - CHECKSUM_BYTES
     section = next_section(reader, "", "header", 0)
-    header = read_header(section)
+    header = read_header(section, coder_id)
     placed = [section]
     if header.has_attributes:
         placed.append(next_section(reader, "", "attributes"))
@@ -461,8 +487,8 @@ def next_section(reader: Reader, layer: str, section: str, start: int | None = N
     return Placed(layer, section, start, reader.span(what, prefix >> 2, prefix & 3))
 
 
-def read_header(section: Placed) -> Header:
-    """Return what the header section says."""
+def read_header(section: Placed, coder_id: int) -> Header:
+    """Return what the header section says, in a file of this coder."""
     reader = section.content.again()
     if section.content.mode != 0:
         raise reader.unknown_mode()
@@ -479,7 +505,7 @@ def read_header(section: Placed) -> Header:
         names.add(tensor.name)
         tensors.append(tensor)
     reader.refuse_non_zero(reader.rest())
-    return Header(bool(has_attributes), tuple(tensors))
+    return Header(coder_id, bool(has_attributes), tuple(tensors))
 
 
 def read_tensor_header(reader: Reader, words: list[str]) -> TensorHeader:
@@ -518,11 +544,11 @@ def read_name(reader: Reader, words: list[str]) -> str:
     return ".".join(parts)
 
 
-def read_attributes(loops: Kernels, by_place: dict[tuple[str, str], Placed]) -> dict[str, str]:
+def read_attributes(coder: ContextCoder, by_place: dict[tuple[str, str], Placed]) -> dict[str, str]:
     """Return the attributes."""
     section = by_place["", "attributes"]
     reader = section.content.again()
-    text = coder.decode_text(loops, reader, MAX_ATTRIBUTES_BYTES)
+    text = coder.decode_text(reader, MAX_ATTRIBUTES_BYTES)
     pairs = Reader(text, reader.what)
     attributes: dict[str, str] = {}
     try:
@@ -536,62 +562,64 @@ def read_attributes(loops: Kernels, by_place: dict[tuple[str, str], Placed]) -> 
     return attributes
 
 
-def read_tensor(loops: Kernels, header: TensorHeader, sections: dict[str, Placed]) -> Tensor:
+def read_tensor(coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed]) -> Tensor:
     """Return a tensor from its sections."""
     match header.kind:
         case Kind.FLOAT16:
-            return FloatTensor(header.name, read_values(loops, header, sections), 16)
+            return FloatTensor(header.name, read_values(coder, header, sections), 16)
         case Kind.FLOAT32:
-            return FloatTensor(header.name, read_values(loops, header, sections), 32)
+            return FloatTensor(header.name, read_values(coder, header, sections), 32)
         case Kind.GRID:
-            return read_grid(loops, header, sections, 1)
+            return read_grid(coder, header, sections, 1)
         case Kind.GRID_PER_CHANNEL:
-            return read_grid(loops, header, sections, header.shape[0] if header.shape else 1)
+            return read_grid(coder, header, sections, header.shape[0] if header.shape else 1)
         case Kind.CODEBOOK16 | Kind.CODEBOOK32 | Kind.CODEBOOK_GRID:
-            codebook = read_codebook(loops, header, sections)
-            indices = read_indices(loops, header, sections, codebook.decode())
+            codebook = read_codebook(coder, header, sections)
+            indices = read_indices(coder, header, sections, codebook.decode())
             return CodebookTensor(header.name, indices, codebook)
         case _:
             assert_never(header.kind)
 
 
 def read_mask(
-    loops: Kernels, header: TensorHeader, sections: dict[str, Placed]
+    coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed]
 ) -> tuple[Mask, Scan]:
     """Return which elements are non-zero (all, without positions) and the scan of the values."""
     if not header.has_positions:
         return np.ones(header.shape, np.uint8), Scan()
     section = sections["positions"]
-    return coder.decode_positions(loops, section.content.again(), header.shape)
+    return coder.decode_positions(section.content.again(), header.shape)
 
 
-def read_values(loops: Kernels, header: TensorHeader, sections: dict[str, Placed]) -> Floats:
+def read_values(coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed]) -> Floats:
     """Return the values of a float tensor."""
     values = np.zeros(header.shape, np.float32)
     if not header.has_values:
         return values
-    mask, _ = read_mask(loops, header, sections)
+    mask, _ = read_mask(coder, header, sections)
     section = sections["values"]
     count = int(np.count_nonzero(mask))
-    values[mask != 0] = coder.decode_floats(loops, section.content.again(), count)
+    values[mask != 0] = coder.decode_floats(section.content.again(), count)
     return values
 
 
 def read_grid(
-    loops: Kernels, header: TensorHeader, sections: dict[str, Placed], channels: int
+    coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed], channels: int
 ) -> GridTensor:
     """Return a grid tensor with one scale for each of `channels`."""
     section = sections["scales"]
-    scale = coder.decode_floats(loops, section.content.again(), channels)
+    scale = coder.decode_floats(section.content.again(), channels)
     levels = np.zeros(header.shape, np.int32)
     if header.has_values:
-        mask, scan = read_mask(loops, header, sections)
+        mask, scan = read_mask(coder, header, sections)
         section = sections["levels"]
-        levels = coder.decode_levels(loops, section.content.again(), mask, scan)
+        levels = coder.decode_levels(section.content.again(), mask, scan)
     return GridTensor(header.name, levels, scale)
 
 
-def read_codebook(loops: Kernels, header: TensorHeader, sections: dict[str, Placed]) -> Codebook:
+def read_codebook(
+    coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed]
+) -> Codebook:
     """Return the codebook of a codebook tensor."""
     section = sections["codebook"]
     reader = section.content.again()
@@ -600,23 +628,23 @@ def read_codebook(loops: Kernels, header: TensorHeader, sections: dict[str, Plac
     if not 1 <= count <= most:
         raise reader.damaged(f"a codebook has 1..{most} entries, not {count}")
     if header.kind is not Kind.CODEBOOK_GRID:
-        entries = coder.decode_floats(loops, reader, count)
+        entries = coder.decode_floats(reader, count)
         return FloatCodebook(entries, 16 if header.kind is Kind.CODEBOOK16 else 32)
-    if section.content.mode != coder.PACKED:
+    if section.content.mode != PACKED:
         raise reader.unknown_mode()
-    levels = coder.unpack_integers(reader, count)
+    levels = unpack_integers(reader, count)
     scales = sections["scales"]
-    return GridCodebook(levels, coder.decode_floats(loops, scales.content.again(), 1))
+    return GridCodebook(levels, coder.decode_floats(scales.content.again(), 1))
 
 
 def read_indices(
-    loops: Kernels, header: TensorHeader, sections: dict[str, Placed], entries: Floats
+    coder: ContextCoder, header: TensorHeader, sections: dict[str, Placed], entries: Floats
 ) -> Integers:
     """Return the indices of a codebook tensor."""
     if not header.has_values and not header.has_positions:
         return np.zeros(header.shape, np.int32)
-    mask, scan = read_mask(loops, header, sections)
+    mask, scan = read_mask(coder, header, sections)
     if not header.has_values:
         return mask.astype(np.int32)
     section = sections["indices"]
-    return coder.decode_indices(loops, section.content.again(), mask, scan, entries)
+    return coder.decode_indices(section.content.again(), mask, scan, entries)

@@ -14,7 +14,7 @@ the coder and the loops which call it live together.
 import functools
 import importlib
 import os
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Iterable, MutableSequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -443,7 +443,8 @@ class Kernels:
         return self.numbers(model)
 
 
-PURE = Kernels(False, code_mask, code_indices, code_levels, code_records, finish)
+LOOPS = (code_mask, code_indices, code_levels, code_records, finish)
+PURE = Kernels(False, *LOOPS)
 
 
 def kernels(pure_python: bool = False) -> Kernels:
@@ -460,13 +461,26 @@ def kernels(pure_python: bool = False) -> Kernels:
 
 @functools.cache
 def compiled_kernels() -> Kernels:
-    """Compile the loops, or load them from numba's cache on disk; numba is imported only here."""
+    """Compile the loops, or load them from numba's cache on disk; plain ones without numba."""
     try:
-        numba = importlib.import_module("numba")
-        extending = importlib.import_module("numba.extending")
+        loops = compile_loops(HELPERS, LOOPS)
     except ImportError:
         return PURE
-    for helper in HELPERS:
+    return Kernels(True, *loops)
+
+
+def compile_loops(
+    helpers: Iterable[Callable[..., Any]], loops: Iterable[Callable[..., None]]
+) -> list[Callable[..., None]]:
+    """Return the loops compiled; numba is imported only here.
+
+    Args:
+        helpers: what the loops call, which are compiled into them.
+        loops: functions that take and change sequences.
+    """
+    numba = importlib.import_module("numba")
+    extending = importlib.import_module("numba.extending")
+    for helper in helpers:
         extending.register_jitable(helper)
 
     def compiled(function: Callable[..., None]) -> Any:
@@ -479,11 +493,4 @@ def compiled_kernels() -> Kernels:
             # Neither the package's folder nor the user's can hold the cache: compile each time.
             return numba.njit(**options)(function)
 
-    return Kernels(
-        True,
-        compiled(code_mask),
-        compiled(code_indices),
-        compiled(code_levels),
-        compiled(code_records),
-        compiled(finish),
-    )
+    return [compiled(loop) for loop in loops]

@@ -29,6 +29,7 @@ from evaluators.artifacts.packed import (
     ledger,
     pad_section,
 )
+from evaluators.artifacts.packed.coders import CODERS
 from evaluators.artifacts.packed.kernels import PURE, PURE_PYTHON_VARIABLE, compiled_kernels
 from spaces import InvalidRequest
 from tests.strategies import artifacts as some
@@ -53,9 +54,10 @@ def entropy_bytes(values: np.ndarray) -> float:
 # Round trip ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("coder_id", CODERS)
 @given(some.artifacts())
-def test_what_is_written_is_read(artifact: Artifact) -> None:
-    encoded = encode(artifact)
+def test_what_is_written_is_read(coder_id: int, artifact: Artifact) -> None:
+    encoded = encode(artifact, coder_id=coder_id)
     back = decode(encoded.data)
     assert back == artifact
     assert list(dense(back)) == [tensor.name for tensor in artifact.tensors]
@@ -63,7 +65,7 @@ def test_what_is_written_is_read(artifact: Artifact) -> None:
         assert dense(back)[tensor.name].tobytes() == tensor.decode().tobytes()
         assert dense(back)[tensor.name].shape == tensor.shape
         assert dense(back)[tensor.name].dtype == np.float32
-    assert encode(back).data == encoded.data
+    assert encode(back, coder_id=coder_id).data == encoded.data
 
 
 @given(some.artifacts())
@@ -385,7 +387,7 @@ GOLDEN_HEX = (
 def test_version_1_stays_readable_and_unchanged() -> None:
     """A change of these bytes is a new version or coder id; the old one must stay readable."""
     assert decode(bytes.fromhex(GOLDEN_HEX)) == GOLDEN
-    assert encode(GOLDEN).data.hex() == GOLDEN_HEX
+    assert encode(GOLDEN, coder_id=1).data.hex() == GOLDEN_HEX
 
 
 def test_public_names_are_sorted_and_exist() -> None:

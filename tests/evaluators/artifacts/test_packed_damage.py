@@ -22,7 +22,7 @@ from evaluators.artifacts.packed import (
     ledger,
     pad_section,
 )
-from evaluators.artifacts.packed.coder import CODER_ID, Section
+from evaluators.artifacts.packed.coders import CODERS, WRITER_ID
 from evaluators.artifacts.packed.container import (
     MAGIC,
     VERSION,
@@ -34,13 +34,14 @@ from evaluators.artifacts.packed.container import (
     prefixed,
 )
 from evaluators.artifacts.packed.plain import varint
+from evaluators.artifacts.packed.sections import Section
 from spaces import InvalidRequest
 
-START = MAGIC + bytes([VERSION, CODER_ID])
+START = MAGIC + bytes([VERSION, WRITER_ID])
 MAX_ELEMENTS = 1 << 14
 
 
-def small_file() -> bytes:
+def small_file(coder_id: int) -> bytes:
     random = np.random.default_rng(0)
     mask = random.random((12, 20)) < 0.3
     tensors = (
@@ -55,7 +56,8 @@ def small_file() -> bytes:
         FloatTensor("fc2.bias", random.normal(size=30).astype(np.float32) * mask.ravel()[:30]),
     )
     return encode(
-        Artifact(tensors, {"scale": "0.1", "other": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})
+        Artifact(tensors, {"scale": "0.1", "other": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}),
+        coder_id=coder_id,
     ).data
 
 
@@ -63,7 +65,8 @@ def one() -> np.ndarray:
     return np.ones(1, np.float32)
 
 
-SMALL = small_file()
+SMALL = small_file(WRITER_ID)
+SMALL_FILES = [small_file(coder_id) for coder_id in CODERS]
 
 
 def with_checksum(data: bytes) -> bytes:
@@ -94,29 +97,35 @@ def test_damaged_files_are_invalid_requests() -> None:
     assert issubclass(DamagedArtifact, InvalidRequest)
 
 
-def test_every_truncation_is_noticed() -> None:
-    for size_bytes in range(len(SMALL)):
+@pytest.mark.parametrize("small", SMALL_FILES, ids=CODERS)
+def test_every_truncation_is_noticed(small: bytes) -> None:
+    for size_bytes in range(len(small)):
         with pytest.raises(DamagedArtifact, match="packed file"):
-            decode(SMALL[:size_bytes])
+            decode(small[:size_bytes])
 
 
-def test_every_truncation_with_a_right_checksum_is_safe() -> None:
-    for size_bytes in range(len(SMALL)):
-        check(checked(SMALL[:size_bytes]))
+@pytest.mark.parametrize("small", SMALL_FILES, ids=CODERS)
+def test_every_truncation_with_a_right_checksum_is_safe(small: bytes) -> None:
+    for size_bytes in range(len(small)):
+        check(checked(small[:size_bytes]))
 
 
-def test_every_changed_byte_is_noticed() -> None:
-    for place in range(len(SMALL)):
-        changed = bytearray(SMALL)
+@pytest.mark.parametrize("small", SMALL_FILES, ids=CODERS)
+def test_every_changed_byte_is_noticed(small: bytes) -> None:
+    for place in range(len(small)):
+        changed = bytearray(small)
         changed[place] ^= 0x41
         with pytest.raises(DamagedArtifact):
             decode(bytes(changed))
 
 
+@pytest.mark.parametrize("small", SMALL_FILES, ids=CODERS)
 @settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(5, len(SMALL) - 5), st.integers(0, 255)), max_size=4))
-def test_mutations_with_a_right_checksum_are_safe(changes: list[tuple[int, int]]) -> None:
-    changed = bytearray(SMALL)
+def test_mutations_with_a_right_checksum_are_safe(
+    small: bytes, changes: list[tuple[int, int]]
+) -> None:
+    changed = bytearray(small)
     for place, byte in changes:
         changed[place] = byte
     check(with_checksum(bytes(changed)))
@@ -155,12 +164,12 @@ def test_random_sections_of_every_kind_are_safe(
     tensor = TensorHeader("w", kind, has_positions, has_values, tuple(shape))
     parts = [prefixed(Section(*content)) for content in contents]
     count = len(list(tensor.sections()))
-    check(checked(header_bytes(Header(False, (tensor,))) + b"".join(parts[:count])))
+    check(checked(header_bytes(Header(WRITER_ID, False, (tensor,))) + b"".join(parts[:count])))
 
 
-def file_of(tensor: TensorHeader, *sections: Section) -> bytes:
+def file_of(tensor: TensorHeader, *sections: Section, coder_id: int = WRITER_ID) -> bytes:
     parts = [prefixed(section) for section in sections]
-    return checked(header_bytes(Header(False, (tensor,))) + b"".join(parts))
+    return checked(header_bytes(Header(coder_id, False, (tensor,))) + b"".join(parts))
 
 
 def header_only(body: bytes) -> bytes:
@@ -201,7 +210,10 @@ CASES = {
         file_of(grid((9,)), FLOAT_ONE, Section(0, b"\0\x08ab")),
         "section levels of 'w': needs 9 more bytes where 2 are left",
     ),
-    "levels mode": (file_of(grid((9,)), FLOAT_ONE, Section(3, b"")), "levels .*unknown mode 3"),
+    "levels mode": (
+        file_of(grid((9,)), FLOAT_ONE, Section(3, b""), coder_id=1),
+        "levels .*unknown mode 3",
+    ),
     "wide levels": (file_of(grid((1,)), FLOAT_ONE, Section(0, b"\0\x20abcd")), "out of range"),
     "large level": (
         file_of(grid((1,)), FLOAT_ONE, Section(0, varint(2 * 65536) + b"\0")),
@@ -220,7 +232,9 @@ CASES = {
     "NaN": (file_of(grid((1,)), Section(0, b"\xff\0\0\2"), Section(0, b"\2\0")), "finite"),
     "negative": (file_of(grid((1,)), Section(1, b"\x78\1"), Section(0, b"\2\0")), "negative"),
     "lag": (
-        file_of(grid((9, 9), True), FLOAT_ONE, Section(2, b"\1abc"), Section(1, b"abc")),
+        file_of(
+            grid((9, 9), True), FLOAT_ONE, Section(2, b"\1abc"), Section(1, b"abc"), coder_id=1
+        ),
         "section positions of 'w': lag must lie in 2..128, is 1",
     ),
     "entries": (
@@ -243,20 +257,23 @@ CASES = {
     ),
     "text": (
         checked(
-            header_bytes(Header(True, ())) + prefixed(Section(2, b"\xff\xff\xff\x7f" + b"abc"))
+            header_bytes(Header(WRITER_ID, True, ()))
+            + prefixed(Section(2, b"\xff\xff\xff\x7f" + b"abc"))
         ),
         "section attributes: 268435455 bytes of text, at most 1048576",
     ),
     "text mode": (
-        checked(header_bytes(Header(True, ())) + prefixed(Section(1, b"\0"))),
+        checked(header_bytes(Header(WRITER_ID, True, ())) + prefixed(Section(1, b"\0"))),
         "section attributes: unknown mode 1",
     ),
     "key twice": (
-        checked(header_bytes(Header(True, ())) + prefixed(Section(0, b"\x06\1a\0\1a\0\0"))),
+        checked(
+            header_bytes(Header(WRITER_ID, True, ())) + prefixed(Section(0, b"\x06\1a\0\1a\0\0"))
+        ),
         "section attributes: key 'a' occurs twice",
     ),
     "text bytes": (
-        checked(header_bytes(Header(True, ())) + prefixed(Section(0, b"\2\1\xff"))),
+        checked(header_bytes(Header(WRITER_ID, True, ())) + prefixed(Section(0, b"\2\1\xff"))),
         "section attributes: a text is not UTF-8",
     ),
 }
@@ -269,9 +286,11 @@ def test_the_message_says_where_and_what(case: str) -> None:
         decode(data)
 
 
-def test_a_small_file_cannot_take_much_memory_or_time() -> None:
+@pytest.mark.parametrize("modes", [(0, 1), (2, 3)], ids=["contexts", "mixed"])
+def test_a_small_file_cannot_take_much_memory_or_time(modes: tuple[int, int]) -> None:
     tensor = grid((65536 * 90,), True)
-    data = file_of(tensor, FLOAT_ONE, Section(0, b"\xff" * 30), Section(1, b"\xff" * 30))
+    parts = (FLOAT_ONE, Section(modes[0], b"\xff" * 30), Section(modes[1], b"\xff" * 30))
+    data = file_of(tensor, *parts)
     data = pad_section(data, "", "header", 100 - len(data))
     check(data)  # compiles outside the measurement
     tracemalloc.start()

@@ -1,12 +1,9 @@
-"""Coder 1: how the sections of a file become bytes, by adaptive models or plainly.
+"""Coder 1: adaptive contexts. Small files of small networks, and the fallbacks of later coders.
 
-Each ``encode_*`` tries the few ways it knows and keeps the smallest; the way is the `mode` (0..3)
-which the container stores beside the section's length. Each ``decode_*`` accepts zeros after its
-bytes (padding) and refuses anything else there. This module is all a later coder has to replace:
-the container stores `CODER_ID` and never looks inside a section.
+Each ``encode_*`` tries the few ways it knows and keeps the smallest; each ``decode_*`` reads what
+the section's mode says.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,45 +14,33 @@ import numpy.typing as npt
 from evaluators.artifacts.packed import kernels as loops
 from evaluators.artifacts.packed.kernels import Kernels
 from evaluators.artifacts.packed.model import Floats, Integers, half_exact
-from evaluators.artifacts.packed.plain import Reader, varint, zigzag, zigzag_inverse
+from evaluators.artifacts.packed.plain import Reader, varint
+from evaluators.artifacts.packed.sections import (
+    MAX_LAG,
+    PACKED,
+    Mask,
+    Scan,
+    Section,
+    best_lag,
+    live_lines,
+    matrix_shape,
+    pack_integers,
+    packed_size_bytes,
+    read_bits,
+    smallest,
+    unpack_integers,
+    write_bits,
+)
 
-Mask: TypeAlias = npt.NDArray[np.uint8]
-
-CODER_ID = 1
-
-# Modes of a section of integers.
-PACKED = 0
+# Modes of a section of integers, beside PACKED.
 PLAIN_CONTEXT = 1
 NEIGHBOUR_CONTEXT = 2
 # Modes of a section of floats: bit 0 = float16, bit 1 = modelled.
 HALF = 1
 MODELLED = 2
 
-MAX_LAG = 128
-MAX_PACKED_BITS = 18
 TRIAL_CELLS = 1 << 16
 MAX_NEIGHBOUR_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Section:
-    """The content of one section: the way it is coded (0..3) and its bytes."""
-
-    mode: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Scan:
-    """In which order a matrix is walked, and where a second neighbour is.
-
-    Attributes:
-        transposed: walk columns instead of rows.
-        lag: distance in cells of the second neighbour along the walk; 1 means none.
-    """
-
-    transposed: bool = False
-    lag: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,52 +65,12 @@ class Grid:
         )
 
 
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return (rows, columns) of a tensor; a vector is one row: (300,) -> (1, 300)."""
-    if len(shape) < 2:
-        return 1, math.prod(shape)
-    return shape[0], math.prod(shape[1:])
-
-
 def grid_of(shape: tuple[int, ...], scan: Scan) -> Grid:
     """Return the matrix of a tensor's shape as the scan walks it."""
     rows, columns = matrix_shape(shape)
     if scan.transposed:
         return Grid(columns, rows, 1, columns, scan.lag)
     return Grid(rows, columns, columns, 1, scan.lag)
-
-
-def write_bits(kernels: Kernels, capacity: int, run: Callable[[Any, Any], None]) -> bytes:
-    """Run a loop as a writer and return its bytes, without trailing zeros.
-
-    Args:
-        kernels: the loops.
-        capacity: bytes expected; more room is made when they do not suffice.
-        run: called with (state, buffer); may be called twice.
-    """
-    while True:
-        state = kernels.numbers(np.array([0, loops.FULL, 0, 0], np.int64))
-        buffer = kernels.octets(bytes(capacity))
-        run(state, buffer)
-        kernels.finish(state, buffer)
-        size_bytes = int(state[loops.POSITION])
-        if size_bytes <= capacity:
-            return bytes(buffer[:size_bytes]).rstrip(b"\0")
-        capacity = 2 * size_bytes
-
-
-def read_bits(kernels: Kernels, reader: Reader, run: Callable[[Any, Any], None]) -> None:
-    """Run a loop as a reader of all that is left; refuse non-zero bytes it has not looked at."""
-    body = reader.rest()
-    start = int.from_bytes(body[:4].ljust(4, b"\0"), "big")
-    state = kernels.numbers(np.array([start, loops.FULL, 4, 1], np.int64))
-    run(state, kernels.octets(body))
-    reader.refuse_non_zero(body[int(state[loops.POSITION]) :])
-
-
-def smallest(candidates: list[Section]) -> Section:
-    """Return the section with the fewest bytes, the first of equals."""
-    return min(candidates, key=lambda section: len(section.data))
 
 
 # Positions -------------------------------------------------------------------------------------
@@ -153,25 +98,6 @@ def run_mask(
     return run
 
 
-def best_lag(mask: Mask) -> int:
-    """Return the distance 2..128 along rows at which non-zeros coincide most, or 1 for none.
-
-    Args:
-        mask: (rows, columns) zeros and ones.
-    """
-    columns = mask.shape[1]
-    counts = mask.sum(axis=0, dtype=np.int64)
-    best, best_excess = 1, 0.0
-    for lag in range(2, min(MAX_LAG, columns // 2) + 1):
-        hits = int(np.count_nonzero(mask[:, lag:] & mask[:, :-lag]))
-        # What independent cells with these column counts would give.
-        chance = int((counts[lag:] * counts[:-lag]).sum()) / mask.shape[0]
-        excess = (hits - chance) / math.sqrt(chance + 1.0)
-        if excess > best_excess:
-            best, best_excess = lag, excess
-    return best
-
-
 def encode_positions(kernels: Kernels, mask: Mask) -> tuple[Section, Scan]:
     """Code which cells are non-zero, in the best of up to four scans.
 
@@ -193,17 +119,6 @@ def encode_positions(kernels: Kernels, mask: Mask) -> tuple[Section, Scan]:
     return section, scans[sections.index(section)]
 
 
-def live_lines(matrix: Mask) -> tuple[Mask, Mask]:
-    """Return which rows and which columns have a non-zero; a single line counts as alive.
-
-    The loop does not code the flags of lines of one cell (they would repeat the mask).
-    """
-    rows, columns = matrix.shape
-    along = matrix.max(axis=1) if columns > 1 else np.ones(rows, np.uint8)
-    across = matrix.max(axis=0) if rows > 1 else np.ones(columns, np.uint8)
-    return along, across
-
-
 def encode_mask(kernels: Kernels, mask: Mask, scan: Scan) -> Section:
     """Code which cells are non-zero in one scan; mode bit 0 = transposed, bit 1 = has a lag."""
     grid = grid_of(mask.shape, scan)
@@ -222,7 +137,7 @@ def decode_positions(kernels: Kernels, reader: Reader, shape: tuple[int, ...]) -
         raise reader.damaged(f"lag must lie in 2..{MAX_LAG}, is {lag}")
     scan = Scan(bool(reader.mode & 1), lag)
     grid = grid_of(shape, scan)
-    flat = kernels.octets(bytes(math.prod(shape)))
+    flat = kernels.octets(bytes(grid.rows * grid.columns))
     # Alive unless the loop reads otherwise: see `live_lines`.
     flags = (np.ones(grid.rows, np.uint8), np.ones(grid.columns, np.uint8))
     read_bits(kernels, reader, run_mask(kernels, flat, flags, grid))
@@ -230,39 +145,6 @@ def decode_positions(kernels: Kernels, reader: Reader, shape: tuple[int, ...]) -
 
 
 # Integers --------------------------------------------------------------------------------------
-
-
-def packed_bits(values: Integers) -> int:
-    """Return the bits one value takes between the smallest and the largest."""
-    return (int(values.max()) - int(values.min())).bit_length()
-
-
-def packed_size_bytes(values: Integers) -> int:
-    """Return what `pack_integers` would need."""
-    low = int(values.min())
-    return len(varint(zigzag(low))) + 1 + (values.size * packed_bits(values) + 7) // 8
-
-
-def pack_integers(values: Integers) -> bytes:
-    """Store values as smallest value, bit width, then each offset in that many bits."""
-    low, bits = int(values.min()), packed_bits(values)
-    offsets = (values.reshape(-1).astype(np.int64) - low)[:, None]
-    planes = (offsets >> np.arange(bits - 1, -1, -1)) & 1
-    return varint(zigzag(low)) + bytes([bits]) + np.packbits(planes.astype(np.uint8)).tobytes()
-
-
-def unpack_integers(reader: Reader, count: int) -> Integers:
-    """Return `count` values written by `pack_integers`, int32 (count,)."""
-    low, bits = zigzag_inverse(reader.varint()), reader.byte()
-    if bits > MAX_PACKED_BITS or abs(low) > 1 << MAX_PACKED_BITS:
-        raise reader.damaged(f"values from {low} in {bits} bits are out of range")
-    body = np.frombuffer(reader.take((count * bits + 7) // 8), np.uint8)
-    reader.refuse_non_zero(reader.rest())
-    if bits == 0:
-        return np.full(count, low, np.int32)
-    planes = np.unpackbits(body, count=count * bits).reshape(count, bits)
-    weights = np.left_shift(1, np.arange(bits - 1, -1, -1), dtype=np.int32)
-    return np.asarray(planes.astype(np.int32) @ weights + low, dtype=np.int32)
 
 
 def run_indices(
@@ -481,3 +363,66 @@ def decode_text(kernels: Kernels, reader: Reader, max_bytes: int) -> bytes:
     data = kernels.octets(bytes(size_bytes))
     read_bits(kernels, reader, run_bytes(kernels, data, 1))
     return bytes(data)
+
+
+# The coder -------------------------------------------------------------------------------------
+
+
+class ContextCoder:
+    """How sections become bytes and back. Later coders inherit what they do not do better.
+
+    A coder serves one file, in file order.
+
+    Args:
+        kernels: the loops, compiled or plain.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+
+    def follow(self, mask: Mask) -> None:
+        """Take over what a tensor just coded says about the next; here nothing.
+
+        Args:
+            mask: which elements are non-zero, in the tensor's shape.
+        """
+
+    def encode_positions(self, mask: Mask) -> tuple[Section, Scan]:
+        """Code which cells are non-zero; return the scan to go on with."""
+        return encode_positions(self.kernels, mask)
+
+    def decode_positions(self, reader: Reader, shape: tuple[int, ...]) -> tuple[Mask, Scan]:
+        """Return the mask, in the tensor's shape, and the scan to go on with."""
+        return decode_positions(self.kernels, reader, shape)
+
+    def encode_indices(self, indices: Integers, entries: Floats, scan: Scan) -> Section:
+        """Code the codebook index (1..K) of every non-zero cell."""
+        return encode_indices(self.kernels, indices, entries, scan)
+
+    def decode_indices(self, reader: Reader, mask: Mask, scan: Scan, entries: Floats) -> Integers:
+        """Return the indices, int32, 0 where the mask is zero."""
+        return decode_indices(self.kernels, reader, mask, scan, entries)
+
+    def encode_levels(self, levels: Integers, scan: Scan) -> Section:
+        """Code the level of every non-zero cell."""
+        return encode_levels(self.kernels, levels, scan)
+
+    def decode_levels(self, reader: Reader, mask: Mask, scan: Scan) -> Integers:
+        """Return the levels, int32, 0 where the mask is zero."""
+        return decode_levels(self.kernels, reader, mask, scan)
+
+    def encode_floats(self, values: Floats) -> Section:
+        """Code floats exactly."""
+        return encode_floats(self.kernels, values)
+
+    def decode_floats(self, reader: Reader, count: int) -> Floats:
+        """Return `count` floats, float32 (count,); they may be NaN in damaged files."""
+        return decode_floats(self.kernels, reader, count)
+
+    def encode_text(self, text: bytes) -> Section:
+        """Code bytes and their number."""
+        return encode_text(self.kernels, text)
+
+    def decode_text(self, reader: Reader, max_bytes: int) -> bytes:
+        """Return the bytes of `encode_text`; refuse more than `max_bytes`."""
+        return decode_text(self.kernels, reader, max_bytes)
