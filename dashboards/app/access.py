@@ -152,8 +152,9 @@ def _ask_token(access: Access) -> Response | None:
     if access.accepts(request.cookies.get(TOKEN_COOKIE)):
         return None
     if _comes_from_elsewhere(request):
-        # A browser keeps a strict cookie back when a link is followed from another site.
-        return _onward(_address(request), 401)
+        # A browser keeps a strict cookie back when a link is followed from another site, and also
+        # on the way that `_let_in` sends it.
+        return _onward(_address(request))
     return _refusal(
         401,
         "This dashboard needs its token. Open the whole link that `search dashboard` printed; it "
@@ -165,13 +166,7 @@ def _let_in(access: Access, given: str) -> Response:
     """Keep the token in a cookie and take it out of the address, where others could read it."""
     if not access.accepts(given):
         return _refusal(401, "That is not this dashboard's token.")
-    address = _address(request)
-    # Redirected, a visit from another site stays one, and the browser would keep the cookie back.
-    response = (
-        _onward(address, 200)
-        if _comes_from_elsewhere(request)
-        else make_response(redirect(address))
-    )
+    response = make_response(redirect(_address(request)))
     response.set_cookie(TOKEN_COOKIE, given, httponly=True, samesite="Strict")
     return response
 
@@ -185,14 +180,14 @@ def _address(asked: Request) -> str:
     return quote(f"/{asked.path.lstrip('/')}") + query
 
 
-def _onward(address: str, status: int) -> Response:
+def _onward(address: str) -> Response:
     """A page of ours that goes on by itself: the next request comes from this origin."""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Compression search</title>'
         f'<meta http-equiv="refresh" content="0;url={escape(address)}">'
         f'<p><a href="{escape(address)}">Go on to the dashboard</a></p></html>'
     )
-    return Response(page, status=status, mimetype="text/html")
+    return Response(page, status=401, mimetype="text/html")
 
 
 def _refusal(status: int, words: str) -> Response:

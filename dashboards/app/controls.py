@@ -19,6 +19,7 @@ from spaces import BYTES_PER_KB
 __all__ = [
     "LIMITS",
     "choice",
+    "limit_ranges",
     "limit_sliders",
     "register_choice",
     "register_limits",
@@ -116,7 +117,7 @@ def register_choice(app: Dash, *controls: str) -> None:
 def limit_sliders(snapshot: Snapshot, view: View) -> Component:
     """A slider and a number for each limit; the far end is "no limit"."""
     now = view.limits_on(own_limits(snapshot))
-    ranges = _ranges(snapshot)
+    ranges = limit_ranges(snapshot)
     rows = [
         _slider(name, ranges[name], getattr(now, name)) if name in ranges else _no_slider(name)
         for name in LIMITS
@@ -129,7 +130,7 @@ def limit_sliders(snapshot: Snapshot, view: View) -> Component:
     )
 
 
-def _ranges(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+def limit_ranges(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     """Limit -> what its slider spans, for assets/dashboard.js."""
     own, profile, metric = own_limits(snapshot), snapshot.profile, snapshot.spec.metric
     table = snapshot.table[snapshot.table["metric"].notna()]
@@ -238,7 +239,7 @@ def register_limits(app: Dash) -> None:
             Output(f"limit-{name}-box", "value"),
             Input(f"limit-{name}", "value"),
             Input(f"limit-{name}-box", "value"),
+            Input(f"limit-{name}-range", "data"),
             State("view", "data"),
-            State(f"limit-{name}-range", "data"),
             prevent_initial_call=True,
         )

@@ -130,11 +130,13 @@ window.dash_clientside = window.dash_clientside || {};
       return written === view ? keep() : written;
     },
 
-    limit(position, box, view, range) {
+    limit(position, box, range, view) {
       if (!range) return [keep(), keep(), keep()];
       const byBox = String(triggered()).endsWith("-box");
       const moved = params(view).get(range.name);
       const now = moved === null ? range.own : moved === "none" ? null : Number(moved);
+      // New trials made the slider longer: the limit is the same, at another place.
+      if (String(triggered()).endsWith("-range")) return [keep(), positionOf(now, range), keep()];
       // A page that has just been built asks too: its slider stands where the limit is, rounded.
       if (!byBox && Number(position) === positionOf(now, range)) return [keep(), keep(), keep()];
       let value = byBox ? typed(box, range, now) : valueAt(Number(position), range);

@@ -14,6 +14,7 @@ from dashboards.app.blocks import figure_block, fitted, keep_view, label, table
 from dashboards.app.controls import (
     LIMITS,
     choice,
+    limit_ranges,
     limit_sliders,
     register_choice,
     register_limits,
@@ -69,7 +70,7 @@ def layout(library: Library, snapshot: Snapshot, view: View, theme: Theme) -> Co
                             html.Div(
                                 draw_answer(snapshot, view, answer), id="answer", role="status"
                             ),
-                            limit_sliders(snapshot, view),
+                            html.Div(limit_sliders(snapshot, view), id="limits"),
                         ],
                         className="aside",
                         **label("Recommendation and limits"),
@@ -91,6 +92,7 @@ def register(app: Dash, library: Library) -> None:
     """Everything drawn follows the query, the version and the colours."""
     register_choice(app, "x", "shape", "beside")
     register_limits(app)
+    _register_ranges(app, library)
     _register_points(app)
 
     @app.callback(
@@ -161,6 +163,34 @@ def register(app: Dash, library: Library) -> None:
         if snapshot is None or not clicks or clicks % 2 == 0:
             return no_update
         return _front_rows(snapshot, answer_under(snapshot, View.parse(query)))
+
+
+def _register_ranges(app: Dash, library: Library) -> None:
+    """Sliders reach as far as what was measured, and come with the first trial."""
+    stores = [(f"limit-{name}-range", "data") for name in LIMITS]
+
+    @app.callback(
+        Output("limits", "children"),
+        *[Output(*store) for store in stores],
+        Input("version", "data"),
+        *[State(*store) for store in stores],
+        State("view", "data"),
+        State("where", "data"),
+        prevent_initial_call=True,
+    )
+    def span(_: str, *states: Any) -> Any:
+        *before, query, where = states
+        snapshot = snapshot_at(library, where)
+        if snapshot is None:
+            return (no_update,) * (1 + len(LIMITS))
+        ranges = limit_ranges(snapshot)
+        now = [ranges.get(name) for name in LIMITS]
+        if [bool(each) for each in now] != [bool(each) for each in before]:
+            # Only then are they built anew: a reader may be holding one of them.
+            sliders = limit_sliders(snapshot, View.parse(query))
+            return (sliders, *(no_update for _ in LIMITS))
+        changed = [no_update if a == b else a for a, b in zip(now, before, strict=True)]
+        return (no_update, *changed)
 
 
 def _register_points(app: Dash) -> None:

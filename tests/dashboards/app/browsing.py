@@ -136,11 +136,12 @@ class Reader:
         found: list[dict[str, Any]] = self.script(_POINTS)
         return found
 
-    def ranges(self) -> list[float]:
-        """x and y range of the front's plot."""
-        script = """const layout = document.querySelector('#pareto .js-plotly-plot')._fullLayout;
+    def ranges(self, plot: str = "pareto") -> list[float]:
+        """x and y range of a plot."""
+        script = """const layout = document.querySelector(
+            `#${arguments[0]} .js-plotly-plot`)._fullLayout;
             return [...layout.xaxis.range, ...layout.yaxis.range]"""
-        return [float(value) for value in self.script(script)]
+        return [float(value) for value in self.script(script, plot)]
 
     def legend(self) -> str:
         return str(self.script("""return Array.from(document.querySelectorAll(
@@ -177,12 +178,14 @@ class Reader:
         )
         ActionChains(self.driver).move_to_element(paths[at]).pause(0.1).click().perform()
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Over the front's plot; places as shares of it."""
+    def drag(
+        self, start: tuple[float, float], end: tuple[float, float], plot: str = "pareto"
+    ) -> None:
+        """Over a plot; places as shares of it."""
         from selenium.webdriver.common.action_chains import ActionChains
 
-        self.script("document.getElementById('pareto').scrollIntoView({block: 'center'})")
-        pane = self.find("#pareto .nsewdrag")
+        pane = self.find(f"#{plot} .nsewdrag")
+        self.script("arguments[0].scrollIntoView({block: 'center'})", pane)
         width, height = pane.size["width"], pane.size["height"]
 
         chain = ActionChains(self.driver, duration=50)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dashboards.app.answer import own_limits
-from dashboards.app.controls import LIMITS, _position, _ranges, limit_sliders
+from dashboards.app.controls import LIMITS, _position, limit_ranges, limit_sliders
 from dashboards.app.library import Library, Snapshot
 from dashboards.app.view import View
 from tests.dashboards.app.asking import open_app
@@ -38,12 +38,12 @@ def snapshots(place: Path) -> dict[str, Snapshot]:
 
 def spans(snapshots: dict[str, Snapshot]) -> Iterator[dict[str, Any]]:
     for snapshot in snapshots.values():
-        yield from _ranges(snapshot).values()
+        yield from limit_ranges(snapshot).values()
 
 
 def test_every_measured_value_lies_on_its_slider(snapshots: dict[str, Snapshot]) -> None:
     for snapshot in snapshots.values():
-        ranges, own = _ranges(snapshot), own_limits(snapshot)
+        ranges, own = limit_ranges(snapshot), own_limits(snapshot)
         if not snapshot.table["metric"].notna().any():
             assert ranges == {}
             continue
@@ -77,8 +77,8 @@ def test_positions_rise_with_the_limit_and_the_end_is_kept_for_none(
 
 
 def test_a_better_metric_may_be_lower(snapshots: dict[str, Snapshot]) -> None:
-    assert _ranges(snapshots["one"])["metric"]["open"] == "low"
-    assert _ranges(snapshots["mae"])["metric"]["open"] == "high"
+    assert limit_ranges(snapshots["one"])["metric"]["open"] == "low"
+    assert limit_ranges(snapshots["mae"])["metric"]["open"] == "high"
 
 
 def test_controls_for_what_cannot_be_limited_are_out_of_sight(
@@ -87,7 +87,7 @@ def test_controls_for_what_cannot_be_limited_are_out_of_sight(
     for snapshot in snapshots.values():
         shown = limit_sliders(snapshot, View())
         rows = [row for row in shown.children if getattr(row, "children", None)]
-        known = _ranges(snapshot)
+        known = limit_ranges(snapshot)
         hidden = [row for row in rows if getattr(row, "hidden", None)]
         assert len(hidden) == len(LIMITS) - len(known)
 
@@ -106,10 +106,10 @@ window.dash_clientside.callback_context = {triggered_id: 'the slider'}; // as Da
 return JSON.parse(arguments[0]).map((range) => {
   const jumped = [];
   for (let position = 0; position <= 1000; position += 1) {
-    const [view] = limit(position, null, '', range);
+    const [view] = limit(position, null, range, '');
     const query = view === no ? '' : view;
     // The page asks again with what it was given: nothing more may change.
-    const [again, slider] = limit(position, null, query, range);
+    const [again, slider] = limit(position, null, range, query);
     if (again !== no || slider !== no) jumped.push([position, query, again]);
   }
   return jumped;

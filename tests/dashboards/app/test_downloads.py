@@ -49,6 +49,11 @@ def get(place: Path) -> Get:
     return getter(open_app(place).server)
 
 
+@pytest.fixture(scope="module")
+def get_whole(whole: Path) -> Get:
+    return getter(open_app(whole).server)
+
+
 def one(place: Path) -> StudyLocation:
     return StudyLocation(str(place), "one")
 
@@ -111,7 +116,8 @@ class TestWhatIsNot:
             "0x1", "\u0661", "9" * 400, "0@full/..", "file:///etc/passwd", "~", "$HOME", "*",
         ],
     )  # fmt: skip
-    def test_nothing_else_by_any_path(self, get: Get, part: str, what: str) -> None:
+    def test_nothing_else_by_any_path(self, get_whole: Get, part: str, what: str) -> None:
+        get = get_whole
         for path in (
             f"/download/one/{part}/{what}",
             f"/download/{part}/0/{what}",

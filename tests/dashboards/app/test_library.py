@@ -188,12 +188,12 @@ class TestWhich:
                 library.get(f"guess-{number}")
         assert list(library._shelves) == ["one"]
 
-    @pytest.mark.parametrize("name", ["../one", "..", "", "a/b", "a\0b", "x" * 101, "é"])
-    def test_a_name_that_is_no_name_reads_no_file(self, tmp_path: Path, name: str) -> None:
-        write_study(tmp_path / "inside", "one", 4, finalists=0)
+    def test_a_name_that_is_no_name_reads_no_file(self, tmp_path: Path) -> None:
         write_study(tmp_path, "one", 4, finalists=0)
-        with pytest.raises(InvalidRequest):
-            Library(str(tmp_path / "inside")).get(name)
+        (tmp_path / "inside").mkdir()
+        for name in ("../one", "..", "", "a/b", "a\0b", "x" * 101, "é"):
+            with pytest.raises(InvalidRequest):
+                Library(str(tmp_path / "inside")).get(name)
 
     def test_a_storage_that_does_not_exist_holds_none(self, tmp_path: Path) -> None:
         assert Library(str(tmp_path / "nowhere")).summaries() == []

@@ -1,5 +1,6 @@
 """A page left open while a study runs: it follows, and keeps what its reader did."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pytest
 
 from dashboards.app import library, server
 from search.record import Record
-from spaces import Trial
+from spaces import Front, Trial
 from tests.dashboards.app.asking import open_app
 from tests.dashboards.app.browsing import Reader, serve
-from tests.dashboards.app.places import append, drive
+from tests.dashboards.app.places import append, drive, write_study
 from tests.dashboards.chromium import needs_chromium
 
 pytestmark = [pytest.mark.browser, needs_chromium]
@@ -114,6 +115,39 @@ def test_a_point_that_is_not_there_yet_appears(at_desk: Reader, running: Running
     assert reader.complaints() == []
 
 
+def test_sliders_come_with_the_first_trial_and_grow_with_the_others(
+    at_desk: Reader, running: Running, tmp_path: Path
+) -> None:
+    record, coming = drive(tmp_path / "runs", "new", count=0, asked=60)
+    with record:
+        reader = at_desk.open("/study/new/insight").open("/study/new/front")
+        assert reader.text("#answer") == "No trial has finished yet"
+        assert not reader.find("#limit-kb").is_displayed()
+        append(record, [next(coming) for _ in range(3)])
+        reader.wait(lambda: reader.find("#limit-kb").is_displayed())
+        reader.wait(lambda: shipped(reader) == best(record))
+        reader.type_in("limit-kb-box", "100")
+        reader.becomes(reader.query, {"kb": "100"})
+        place = int(reader.value("limit-kb"))
+        append(record, [next(coming) for _ in range(20)])  # smaller ones among them
+        reader.wait(lambda: int(reader.value("limit-kb")) > place)
+        assert reader.query() == {"kb": "100"}
+        assert reader.value("limit-kb-box") == "100"
+        reader.press("#limit-kb", "\ue012")  # an arrow to the left
+        reader.wait(lambda: 90 < float(reader.query()["kb"]) < 100)
+    assert reader.complaints() == []
+
+
+def shipped(reader: Reader) -> str:
+    return reader.text("#answer h2").split()[-1]
+
+
+def best(record: Record) -> str:
+    pick = Front.of(record.trials(), record.judge, record.spec.fidelity).pick
+    assert pick is not None
+    return str(pick.number)
+
+
 def test_list_and_progress_follow(at_desk: Reader, running: Running) -> None:
     record, coming = running
     reader = at_desk.open("/")
@@ -125,7 +159,10 @@ def test_list_and_progress_follow(at_desk: Reader, running: Running) -> None:
     assert reader.script("return document.activeElement.textContent") == "live"
 
     reader.open("/study/live/progress")
-    words = reader.text("#progress-words")
+    words, whole = reader.text("#progress-words"), reader.wait(lambda: reader.ranges("progress"))
+    reader.drag((0.2, 0.2), (0.8, 0.8), "progress")
+    reader.wait(lambda: reader.ranges("progress") != whole)
+    zoomed = reader.ranges("progress")
     job = {"origin": "tpe", "policy": "prune>quantize 8 bit"}
     payload = {"phase": "search", "workers": 2, "running": [job], "eta_s": 30}
     record.write_driver(payload, force=True)
@@ -133,7 +170,52 @@ def test_list_and_progress_follow(at_desk: Reader, running: Running) -> None:
     append(record, [next(coming) for _ in range(8)])
     reader.wait(lambda: reader.text("#status").startswith("running 30 of 60"))
     reader.wait(lambda: reader.text("#progress-words") != words)
+    reader.wait(lambda: reader.ranges("progress"))
+    assert reader.ranges("progress") == pytest.approx(zoomed)
     record.close(is_finished=True)
     reader.wait(lambda: reader.text("#status").startswith("finished 30 of 60"))
     reader.wait(lambda: "Nothing is running." in reader.text("#work"))
+    assert reader.complaints() == []
+
+
+def test_a_page_of_a_study_that_comes_breaks_and_goes(
+    at_desk: Reader, running: Running, tmp_path: Path
+) -> None:
+    reader = at_desk.open("/study/later/front")
+    reader.wait(lambda: "There is nothing here" in reader.text("#page"))
+    location = write_study(tmp_path / "runs", "later", 12, finalists=0)
+    reader.drawn()  # by itself
+    reader.wait(lambda: "12 of 12 trials" in reader.text("#status"))
+    assert reader.text("h1") == "later"
+
+    whole = location.journal_path.read_bytes()
+    with location.journal_path.open("ab") as journal:
+        journal.write(b"nonsense\nnonsense\n")
+    reader.wait(lambda: reader.script("return document.querySelector('#status .trouble')"))
+    reader.wait(lambda: "later in " in reader.text("#status"))
+    assert grown(reader)  # what was drawn stays
+    location.journal_path.write_bytes(whole)
+    reader.wait(lambda: "12 of 12 trials" in reader.text("#status"))
+
+    shutil.rmtree(location.folder)
+    reader.wait(lambda: "not in" in reader.text("#status"))
+    reader.type_in("limit-kb-box", "50")  # a reader's steps find no study, and break nothing
+    reader.becomes(reader.query, {"kb": "50"})
+    reader.follow("Compression search")
+    reader.wait(lambda: "1 of 1 studies" in reader.text("#studies"))
+    assert reader.complaints() == []
+
+
+def test_a_study_that_breaks_is_said_in_the_list(
+    at_desk: Reader, running: Running, tmp_path: Path
+) -> None:
+    reader = at_desk.open("/")
+    reader.wait(lambda: "1 of 1 studies" in reader.text("#studies"))
+    location = write_study(tmp_path / "runs", "broken", 6, finalists=0)
+    reader.wait(lambda: "2 of 2 studies" in reader.text("#studies"))
+    (location.folder / "record.journal").write_text("{}\n{}\n", encoding="utf-8")
+    reader.wait(lambda: "broken cannot be shown" in reader.text("#studies"))
+    reader.wait(lambda: "1 of 1 studies" in reader.text("#studies"))
+    reader.follow("live")
+    reader.drawn()
     assert reader.complaints() == []

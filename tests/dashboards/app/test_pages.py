@@ -119,11 +119,11 @@ class TestWhole:
             "?metric=0.999999", "?\ud800",
         ],
     )  # fmt: skip
-    @pytest.mark.parametrize("path", EVERYTHING)
-    def test_any_query_gives_a_page(self, app: Dash, path: str, search: str) -> None:
-        answer = show(app, path, search)
-        assert "There is nothing here" not in page(answer)
-        assert len(page(answer)) > 100
+    def test_any_query_gives_a_page(self, app: Dash, search: str) -> None:
+        for path in ("/", "/study/one/front", "/study/one/trials"):  # the others look at less
+            answer = show(app, path, search)
+            assert "There is nothing here" not in page(answer)
+            assert len(page(answer)) > 100
 
     def test_an_unknown_trial_is_said_to_be_none(self, app: Dash) -> None:
         words = page(show(app, "/study/one/front", "?a=4711&b=12"))
