@@ -69,7 +69,7 @@ class Request:
         max_latency_ms: of one inference.
         min_accuracy_percent, max_drop_points: of a metric that is a share; in the metric's own
             unit otherwise.
-        fidelity: None = the workload's.
+        fidelity, full_fidelity: None = the workload's.
         restrictions: the parsed `--space` file.
     """
 
@@ -84,6 +84,7 @@ class Request:
     seed: int
     trials: int
     fidelity: int | None
+    full_fidelity: int | None
     finalists: int
     device: str
     restrictions: Mapping[str, Any]
@@ -222,7 +223,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
         seed=request.seed,
         trials=request.trials,
         fidelity=fidelity,
-        full_fidelity=max(profiled.full_fidelity, fidelity) if fidelity else 0,
+        full_fidelity=_full_fidelity(request, profiled.full_fidelity, fidelity),
         finalists=request.finalists,
         device=request.device,
         restrictions=request.restrictions,
@@ -231,6 +232,19 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     )
     space = build_space(profile, capabilities, request.restrictions)
     return Prepared(spec, profiled, target, space)
+
+
+def _full_fidelity(request: Request, default: int, fidelity: int) -> int:
+    """Training samples of a finalist: never fewer than those of a searched trial."""
+    asked = request.full_fidelity
+    if asked is None:
+        return max(default, fidelity) if fidelity else 0
+    if asked < fidelity or (asked > 0) != (fidelity > 0):
+        raise InvalidRequest(
+            f"--full-fidelity must be at least --fidelity, here {fidelity}, and 0 with it, "
+            f"but got {asked}"
+        )
+    return asked
 
 
 def _absolute(workload: str) -> str:

@@ -12,7 +12,7 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def listens_to_ctrl_c() -> Iterator[None]:
     """A suite that a shell started in the background ignores SIGINT, and so would its children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -84,8 +84,12 @@ class Workload:
         loss: (outputs, targets) -> scalar, for fine-tuning.
         prepare: batch of stored inputs -> network input, e.g. uint8 images to floats.
         recipe: how to fine-tune.
+        fine_tuning: gives the split to fine-tune on, where it is not `train` itself: whole sets of
+            its samples, distorted or not, set after set in `train`'s order. Called at first need.
         teacher: a stronger network for distillation, taking the same prepared input and giving
             logits (any callable); None = the uncompressed network itself.
+        soft_targets: gives the teacher's (samples, classes) logits on the fine-tuning split, where
+            they are kept; else they are computed from `teacher` at first need.
     """
 
     name: str
@@ -98,7 +102,9 @@ class Workload:
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     prepare: Callable[[Tensor], Tensor] = identity
     recipe: Recipe = field(default_factory=Recipe)
+    fine_tuning: Callable[[], Split] | None = None
     teacher: Callable[[Tensor], Tensor] | None = None
+    soft_targets: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         model: object = self.model

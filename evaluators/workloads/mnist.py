@@ -1,25 +1,49 @@
 """The MNIST workloads: LeNet-300-100, LeNet-5 and the TensorFlow tutorial's small CNN.
 
 MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0) ships inside the package. The last 10,000 of the 60,000
-training images are the validation split. The trained baselines ship too;
-`python -m evaluators.workloads.make_baselines` makes them again.
+training images are the validation split. The trained baselines and the teacher ship too;
+`python -m evaluators.workloads.make_baselines` makes them again. Fine-tuning sees stored distorted
+copies of the training split, made once a machine, and so are the teacher's logits on them.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from evaluators.workloads.augment import augmented_copies
 from evaluators.workloads.base import Recipe, Split, Workload
+from evaluators.workloads.cache import cached_array
 
-__all__ = ["NETWORKS", "cnn", "cnn_mnist", "lenet5", "lenet5_mnist", "lenet300", "lenet300_mnist"]
+__all__ = [
+    "NETWORKS",
+    "TEACHER",
+    "cnn",
+    "cnn_mnist",
+    "distorted_train",
+    "lenet5",
+    "lenet5_mnist",
+    "lenet300",
+    "lenet300_mnist",
+    "teacher",
+]
 
 VALIDATION_SAMPLES = 10_000
+#: Sets of the training split that are stored, the undistorted one among them.
+COPIES = 4
+AUGMENTATION_SEED = 0
+#: Part of the cache files' names: raise it when `augmented_copies` changes.
+AUGMENTATION_VERSION = 1
+TEACHER = "teacher-mnist"
+TEACHER_BATCH = 100
 
 
 def lenet300() -> nn.Module:
@@ -65,6 +89,36 @@ def cnn() -> nn.Module:
     )
 
 
+def teacher() -> nn.Module:
+    """Four 3x3 convolutions with batch-norm and two dense layers; 144,000 parameters.
+
+    Distorted training data and five times LeNet-5's parameters' worth of convolution give it half
+    the error of any network here, which is what makes its soft targets worth imitating.
+    """
+
+    def convolution(inputs: int, outputs: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(inputs, outputs, 3, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+
+    return nn.Sequential(
+        *convolution(1, 20),
+        *convolution(20, 20),
+        nn.MaxPool2d(2),
+        *convolution(20, 40),
+        *convolution(40, 40),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(640, 160),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Linear(160, 10),
+    )
+
+
 #: Baseline file name -> constructor.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lenet300-mnist": lenet300,
@@ -88,9 +142,70 @@ def splits() -> tuple[Split, Split, Split]:
     return Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]), test
 
 
+def distorted_train() -> Split:
+    """`COPIES` sets of the training split, the first as it is, from this machine's cache."""
+    train, _, _ = splits()
+
+    def make() -> np.ndarray:
+        images: np.ndarray = augmented_copies(train.inputs, COPIES, AUGMENTATION_SEED).numpy()
+        return images
+
+    images = cached_array(f"mnist-train-x{COPIES}-v{AUGMENTATION_VERSION}", make)
+    return Split(torch.from_numpy(images), train.targets.repeat(COPIES))
+
+
+@lru_cache(maxsize=1)
+def _teacher() -> nn.Module:
+    model = teacher()
+    with as_file(_shipped(TEACHER)) as path:
+        model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+@torch.no_grad()
+def _teacher_logits() -> Tensor:
+    """(copies * 50,000, 10) logits on `distorted_train`, from this machine's cache."""
+    digest = hashlib.sha256(_shipped(TEACHER).read_bytes()).hexdigest()[:12]
+
+    def make() -> np.ndarray:
+        # Folded and channels last it is two and a half times as fast on a CPU.
+        network = _folded(_teacher())
+        for parameter in network.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        inputs = distorted_train().inputs
+        parts = [
+            network(_to_unit_floats(batch).contiguous(memory_format=torch.channels_last))
+            for batch in inputs.split(TEACHER_BATCH)
+        ]
+        logits: np.ndarray = torch.cat(parts).numpy()
+        return logits
+
+    name = f"mnist-logits-{digest}-x{COPIES}-v{AUGMENTATION_VERSION}"
+    return torch.from_numpy(cached_array(name, make))
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """The teacher with each batch-norm inside the convolution before it."""
+    modules = list(network.children())
+    folded: list[nn.Module] = []
+    for module in modules:
+        if isinstance(module, nn.BatchNorm2d):
+            convolution = folded.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            folded.append(fuse_conv_bn_eval(convolution, module))
+        else:
+            folded.append(module)
+    return nn.Sequential(*folded).eval()
+
+
+def _shipped(name: str) -> Traversable:
+    return files("evaluators.workloads") / "baselines" / f"{name}.safetensors"
+
+
 def _workload(name: str, recipe: Recipe) -> Workload:
     model = NETWORKS[name]()
-    with as_file(files("evaluators.workloads") / "baselines" / f"{name}.safetensors") as path:
+    with as_file(_shipped(name)) as path:
         model.load_state_dict(load_file(path))
     train, validation, test = splits()
     return Workload(
@@ -101,6 +216,9 @@ def _workload(name: str, recipe: Recipe) -> Workload:
         test=test,
         prepare=_to_unit_floats,
         recipe=recipe,
+        fine_tuning=distorted_train,
+        teacher=_teacher(),
+        soft_targets=_teacher_logits,
     )
 
 

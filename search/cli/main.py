@@ -127,8 +127,12 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="training samples a searched trial sees; 0 = post-training (default: the workload's)",
     )  # fmt: skip
     effort.add_argument(
+        "--full-fidelity", type=count, metavar="SAMPLES",
+        help="training samples a finalist sees (default: the workload's)",
+    )  # fmt: skip
+    effort.add_argument(
         "--finalists", type=count, default=DEFAULT_FINALISTS, metavar="N",
-        help="front members run again at the workload's full fidelity "
+        help="front members run again at full fidelity "
         f"(default {DEFAULT_FINALISTS}, 0 = none)",
     )  # fmt: skip
     how = run_parser.add_argument_group("how")

@@ -74,6 +74,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         trials=arguments.trials,
         fidelity=arguments.fidelity,
+        full_fidelity=arguments.full_fidelity,
         finalists=arguments.finalists,
         device=arguments.device,
         restrictions=read_restrictions(arguments.space),

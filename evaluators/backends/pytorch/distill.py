@@ -27,22 +27,44 @@ class CannotDistill(Exception):
 
 
 class Teacher:
-    """The network to imitate; its logits on the training split are computed once and kept."""
+    """The network to imitate; its logits on the fine-tuning split are computed once and kept."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], data: TrainingData) -> None:
-        """Wrap a trained network (any callable from prepared inputs to logits)."""
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        data: TrainingData,
+        soft_targets: Callable[[], Tensor] | None = None,
+    ) -> None:
+        """Wrap a trained network.
+
+        Args:
+            network: any callable from prepared inputs to logits.
+            data: whose samples `logits` are asked for.
+            soft_targets: gives the (samples, classes) logits, where somebody keeps them.
+        """
         self.network = network
         self._data = data
+        self._soft_targets = soft_targets
         self._logits: Tensor | None = None
 
     @torch.no_grad()
     def logits(self, indices: Tensor) -> Tensor:
         """(batch,) training sample indices -> (batch, classes)."""
         if self._logits is None:
-            inputs = self._data.split.inputs
-            parts = [self._of_batch(batch) for batch in inputs.split(BATCH)]
-            self._logits = torch.cat(parts).float()
+            self._logits = self._all_logits()
         return self._logits[indices]
+
+    def _all_logits(self) -> Tensor:
+        split = self._data.split
+        if self._soft_targets is None:
+            return torch.cat([self._of_batch(batch) for batch in split.inputs.split(BATCH)]).float()
+        logits = self._soft_targets().float()
+        if len(logits) != len(split):
+            raise CannotDistill(
+                f"soft_targets must give one row for each of the {len(split)} samples that are "
+                f"fine-tuned on, but gave {len(logits)}"
+            )
+        return logits.to(split.inputs.device)
 
     def _of_batch(self, batch: Tensor) -> Tensor:
         # A copy: a network that computes in place would change the stored samples.

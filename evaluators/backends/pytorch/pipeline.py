@@ -5,15 +5,17 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evaluators.backends.pytorch import stages
 from evaluators.backends.pytorch.activations import calibrate
 from evaluators.backends.pytorch.channels import ChannelGroup
+from evaluators.backends.pytorch.compact import compacted
 from evaluators.backends.pytorch.device import Precision
 from evaluators.backends.pytorch.distill import (
     AttentionMaps,
@@ -151,7 +153,7 @@ class _Run:
         with seeded(seed):
             match stage:
                 case Stage.PRUNE:
-                    move = stages.prune_schedule(student, policy)
+                    move = stages.prune_schedule(student, policy, self._some_inputs())
                 case Stage.CLUSTER:
                     stages.cluster(student, policy, np.random.default_rng(seed))
                 case Stage.QUANTIZE:
@@ -166,16 +168,18 @@ class _Run:
                     move(step, steps)
                 stages.reassign(student, step)
 
-            fine_tune(
-                model=student.model,
-                data=self.data,
-                recipe=self.workload.recipe,
-                samples=samples,
-                loss=self._loss(),
-                before_step=before_step,
-                generator=torch.Generator().manual_seed(seed),
-                precision=self.precision,
-            )
+            # While the masks move every weight takes part; afterwards only those that are left.
+            with nullcontext() if move else compacted(student):
+                fine_tune(
+                    model=student.model,
+                    data=self.data,
+                    recipe=self.workload.recipe,
+                    samples=samples,
+                    loss=self._loss(),
+                    before_step=before_step,
+                    generator=torch.Generator().manual_seed(seed),
+                    precision=self.precision,
+                )
             student.model.eval()
             if move is not None:
                 move(1, 0)  # too few steps may not have reached the end of the ramp
@@ -183,10 +187,14 @@ class _Run:
 
     def _quantize_activations(self) -> None:
         if self.policy.activation_bits == 8:
-            # A copy: a user's `prepare` may work in place, and this slice is the data itself.
-            batch = self.data.prepare(self.data.split.inputs[:CALIBRATION_SAMPLES].clone())
+            batch = self._some_inputs()
             modules = {name: layer.module for name, layer in self.student.layers.items()}
             self.student.quantize_activations(calibrate(self.student.model, modules, batch))
+
+    def _some_inputs(self) -> Tensor:
+        """(samples, ...) prepared training inputs."""
+        # A copy: a user's `prepare` may work in place, and this slice is the data itself.
+        return self.data.prepare(self.data.split.inputs[:CALIBRATION_SAMPLES].clone())
 
     def _start_distillation(self) -> None:
         if self.policy.distillation.kind != "attention":

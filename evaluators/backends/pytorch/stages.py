@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.constraint import fit_grid
+from evaluators.backends.pytorch.dead_paths import idle_weights, silent_inputs
 from evaluators.backends.pytorch.kmeans import kmeans
 from evaluators.backends.pytorch.student import Student, StudentLayer
 from spaces import LayerPolicy, Policy, kept_channels
@@ -26,19 +27,35 @@ def cubic_sparsity(step: int, steps: int, final: float) -> float:
     return final * (1 - (1 - progress) ** 3)
 
 
-def prune_schedule(student: Student, policy: Policy) -> Callable[[int, int], None]:
-    """A callback (step, steps) that moves every mask along the ramp; (1, 0) goes to the end."""
+def prune_schedule(
+    student: Student, policy: Policy, batch: Tensor | None = None
+) -> Callable[[int, int], None]:
+    """A callback (step, steps) that moves every mask along the ramp; (1, 0) goes to the end.
+
+    Args:
+        student: whose masks move.
+        policy: sparsities and patterns.
+        batch: prepared training inputs that tell which inputs of a layer are always 0; without
+            them every input counts as alive.
+    """
     asked = [(name, layer) for name, layer in policy.layers if layer.sparsity > 0]
     groups = {student.group_of(name).layers[0] for name, layer in asked if _whole(layer)}
 
+    silent: dict[str, Tensor] | None = None
+
     def move(step: int, steps: int) -> None:
+        nonlocal silent
         ramp_end = round(RAMP_SHARE * steps)
         if steps > 0 and (step > ramp_end or (step % UPDATE_EVERY and step != ramp_end)):
             return
+        last = steps == 0 or step == ramp_end
+        if (silent is None or last) and batch is not None:
+            silent = silent_inputs(student, batch)
         for name, layer in asked:
             sparsity = cubic_sparsity(step, steps, layer.sparsity)
             if not _whole(layer):
-                _prune_elements(student, name, sparsity)
+                idle = idle_weights(student, name, (silent or {}).get(name))
+                _prune_elements(student, name, sparsity, idle)
             elif name in groups:
                 _prune_channels(student, student.group_of(name), sparsity)
 
@@ -49,10 +66,12 @@ def _whole(layer: LayerPolicy) -> bool:
     return layer.pattern == "channel"
 
 
-def _prune_elements(student: Student, name: str, sparsity: float) -> None:
+def _prune_elements(student: Student, name: str, sparsity: float, idle: Tensor) -> None:
+    """The least magnitudes go, but first of all the weights on dead paths, whatever their size."""
     layer = student.layers[name]
     latent = layer.latent.detach()
-    effective, hidden = _flat(layer.effective().abs()), _flat(latent.abs())
+    magnitude = layer.effective().abs().masked_fill(idle, -1.0)
+    effective, hidden = _flat(magnitude), _flat(latent.abs().masked_fill(idle, -1.0))
     pruned = smallest(effective, hidden, round(sparsity * len(effective)))
     student.set_mask(name, torch.from_numpy(~pruned).view(latent.shape).to(latent.device))
 

@@ -23,15 +23,17 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training split on the training device.
+    """What is fine-tuned on, on the training device.
 
     Attributes:
-        split: samples and targets.
+        split: samples and targets; whole sets of the training split, one after the other.
         prepare: stored inputs -> network input.
+        set_size: samples of the training split itself.
     """
 
     split: Split
     prepare: Callable[[Tensor], Tensor]
+    set_size: int
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
@@ -93,14 +95,14 @@ def fine_tune(
     Raises:
         Diverged: the loss or a weight became NaN or infinite.
     """
-    batch_size = min(recipe.batch_size, len(data.split))
+    batch_size = min(recipe.batch_size, data.set_size)
     steps = steps_of(samples, batch_size)
     if steps == 0:
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     scaler = torch.amp.GradScaler(precision.device, enabled=precision.scales_loss)
-    batches = _batches(len(data.split), batch_size, steps, generator)
+    batches = _batches(data, batch_size, steps, generator)
     model.train()
     for step, indices in enumerate(batches):
         before_step(step, steps)
@@ -127,10 +129,18 @@ def _require_finite(value: Tensor, step: int) -> None:
         raise Diverged(f"the loss became {number} at step {step}")
 
 
-def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
-    """`steps` index tensors; each pass over the data is a new permutation, tails dropped."""
+def _batches(
+    data: TrainingData, batch_size: int, steps: int, generator: torch.Generator
+) -> list[Tensor]:
+    """`steps` index tensors; each pass sees every training sample once, from a random set.
+
+    Each pass is a new permutation, tails dropped.
+    """
+    count, sets = data.set_size, len(data.split) // data.set_size
     batches: list[Tensor] = []
     while len(batches) < steps:
         order = torch.randperm(count, generator=generator)
+        if sets > 1:
+            order += count * torch.randint(sets, (count,), generator=generator)
         batches += [b for b in order.split(batch_size) if len(b) == batch_size]
     return batches[:steps]

@@ -41,7 +41,7 @@ from evaluators.checker import broken_constraints, unrounded_activations
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
 from evaluators.messages import Profiled, Verified, WorkerContext
-from evaluators.workloads.base import Split
+from evaluators.workloads.base import Split, as_split
 from evaluators.workloads.registry import load_workload
 from spaces import (
     Failure,
@@ -122,8 +122,19 @@ class Worker:
 
     @cached_property
     def data(self) -> TrainingData:
-        """The training split where fine-tuning runs."""
-        return TrainingData(self.workload.train.to(self.device), self.workload.prepare)
+        """What is fine-tuned on, where fine-tuning runs.
+
+        Raises:
+            InvalidRequest: `fine_tuning` does not give whole sets of the training split.
+        """
+        train, give = self.workload.train, self.workload.fine_tuning
+        split = train if give is None else as_split("fine_tuning", give())
+        if len(split) % len(train):
+            raise InvalidRequest(
+                f"workload {self.workload.name}: fine_tuning must give whole sets of the "
+                f"{len(train)} training samples, but gave {len(split)}"
+            )
+        return TrainingData(split.to(self.device), self.workload.prepare, len(train))
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -132,7 +143,7 @@ class Worker:
         if isinstance(network, nn.Module):
             # A copy: the workload's own network stays as it is, on the CPU.
             network = copy.deepcopy(network).to(self.device).eval().requires_grad_(False)
-        return Teacher(network, self.data)
+        return Teacher(network, self.data, self.workload.soft_targets)
 
     @cached_property
     def _audit_split(self) -> Split:

@@ -23,7 +23,7 @@ from spaces import Distillation, LayerPolicy, Policy
 from tests import networks
 from tests.evaluators.backends.conftest import Bench
 
-DATA = TrainingData(networks.images()[0], identity)
+DATA = TrainingData(networks.images()[0], identity, len(networks.images()[0]))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5, 20.0])

@@ -36,7 +36,7 @@ def run(
     """(step, steps) of every step."""
     calls: list[tuple[int, int]] = []
     arguments = {
-        "data": TrainingData(networks.images()[0], identity),
+        "data": TrainingData(networks.images()[0], identity, len(networks.images()[0])),
         "recipe": Recipe(batch_size=batch, learning_rate=1e-2),
         "loss": task,
         "before_step": lambda step, steps: calls.append((step, steps)),
@@ -94,15 +94,23 @@ def test_samples_are_rounded_to_steps(samples: int, steps: int) -> None:
 def test_a_split_smaller_than_a_batch_is_a_batch() -> None:
     train = networks.images()[0]
     small = Split(train.inputs[:8], train.targets[:8])
-    assert len(run(network(), 80, batch=500, data=TrainingData(small, identity))) == 10
+    assert len(run(network(), 80, batch=500, data=TrainingData(small, identity, len(small)))) == 10
 
 
 def test_every_pass_sees_each_sample_once() -> None:
-    batches = _batches(100, 30, 7, torch.Generator().manual_seed(0))
+    data = TrainingData(Split(torch.zeros(100), torch.zeros(100)), identity, 100)
+    batches = _batches(data, 30, 7, torch.Generator().manual_seed(0))
     assert [len(b) for b in batches] == [30] * 7
     for i in (0, 3):
         assert len(torch.cat(batches[i : i + 3]).unique()) == 90
     assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:6]))
+
+
+def test_a_pass_takes_each_sample_from_one_of_its_sets() -> None:
+    data = TrainingData(Split(torch.zeros(400), torch.zeros(400)), identity, 100)
+    seen = torch.cat(_batches(data, 50, 2, torch.Generator().manual_seed(0)))
+    assert len((seen % 100).unique()) == 100
+    assert set((seen // 100).tolist()) == {0, 1, 2, 3}
 
 
 def test_frozen_parameters_stay() -> None:

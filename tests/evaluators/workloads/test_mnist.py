@@ -10,7 +10,8 @@ import torch
 
 from evaluators.backends.pytorch.layers import compressible_layers
 from evaluators.backends.pytorch.score import evaluate
-from evaluators.workloads.mnist import splits
+from evaluators.workloads.base import Split
+from evaluators.workloads.mnist import COPIES, splits
 from evaluators.workloads.registry import BUILT_IN, DEFAULT_WORKLOAD, load_workload
 
 #: Of the decoded arrays of ../shared/data/mnist/mnist.npz: name, dtype, shape and bytes.
@@ -66,3 +67,28 @@ def test_baselines(name: str) -> None:
 
 def test_the_default_is_the_first() -> None:
     assert next(iter(BUILT_IN)) == DEFAULT_WORKLOAD
+
+
+def test_the_teacher_is_twice_as_good_as_any_student() -> None:
+    """99.44 and 99.46 % were printed; on a tenth of each split here, for time."""
+    network = load_workload(DEFAULT_WORKLOAD).teacher
+    assert network is not None
+    workload = load_workload(DEFAULT_WORKLOAD)
+    assert workload.test is not None
+    for split in (workload.validation, workload.test):
+        tenth = Split(split.inputs[::10], split.targets[::10])
+        assert evaluate(network, workload, tenth)[0] > 0.988
+
+
+def test_soft_targets_stand_beside_the_distorted_sets() -> None:
+    workload = load_workload(DEFAULT_WORKLOAD)
+    assert workload.fine_tuning is not None
+    assert workload.soft_targets is not None
+    split, logits = workload.fine_tuning(), workload.soft_targets()
+    assert len(split) == len(logits) == COPIES * len(workload.train)
+    assert torch.equal(split.inputs[:1000], workload.train.inputs[:1000])
+    for first in range(0, len(split), len(workload.train)):
+        part = slice(first, first + 2000)
+        assert torch.equal(split.targets[part], workload.train.targets[:2000])
+        agreed = (logits[part].argmax(dim=1) == split.targets[part]).float().mean()
+        assert agreed > 0.98

@@ -1,0 +1,34 @@
+"""Distorted copies are pictures of the same digits, and the same every time."""
+
+import torch
+
+from evaluators.workloads.augment import augmented_copies
+
+
+def picture() -> torch.Tensor:
+    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    image[0, 8:20, 10:18] = 255
+    return image.repeat(3, 1, 1)
+
+
+def test_the_first_set_is_as_it_is_and_the_others_are_not() -> None:
+    copies = augmented_copies(picture(), 3, seed=0)
+    assert (copies.shape, copies.dtype) == ((9, 28, 28), torch.uint8)
+    assert torch.equal(copies[:3], picture())
+    assert len({tuple(x.flatten().tolist()) for x in copies[3:]}) == 6
+
+
+def test_a_seed_gives_the_same_copies() -> None:
+    assert torch.equal(augmented_copies(picture(), 2, 1), augmented_copies(picture(), 2, 1))
+    assert not torch.equal(augmented_copies(picture(), 2, 1), augmented_copies(picture(), 2, 2))
+
+
+def test_a_distorted_picture_stays_about_where_and_what_it_was() -> None:
+    original = picture()[:1].repeat(50, 1, 1)
+    distorted = augmented_copies(original, 2, seed=0)[50:].float() / 255
+    mass = distorted.sum(dim=(1, 2)) / (original[0].float().sum() / 255)
+    assert float(mass.min()) > 0.5
+    assert float(mass.max()) < 2.0
+    at = torch.arange(28.0)
+    row = (distorted.sum(dim=2) * at).sum(dim=1) / distorted.sum(dim=(1, 2))
+    assert float((row - 13.5).abs().max()) < 4.5
