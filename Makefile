@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-dashboard bench kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 
 bench-frontier: $(STAMP) ## smallest files found by search on MNIST; ONLY=lenet300 runs a part, all resume
 	$(BIN)/python -m bench.frontier
+
+bench-proposers: $(STAMP) ## proposers compared, on the simulator and on real networks; ONLY, METHODS, SEEDS
+	$(BIN)/python -m bench.proposers
 
 kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
 	$(BIN)/python -m bench.kills

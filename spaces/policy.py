@@ -141,6 +141,9 @@ class LayerPolicy:
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(neutral, n)}
 
 
+_UNTOUCHED = LayerPolicy()
+
+
 @dataclass(frozen=True, slots=True)
 class Distillation:
     """A loss that draws the student towards a teacher.
@@ -244,7 +247,7 @@ class Policy:
 
     def layer(self, name: str) -> LayerPolicy:
         """The policy of a layer; neutral when the policy does not name it."""
-        return self.layer_map.get(name, LayerPolicy())
+        return self.layer_map.get(name, _UNTOUCHED)
 
     def post_training(self) -> "Policy":
         """The policy as it computes without any fine-tuning: distillation changes nothing."""

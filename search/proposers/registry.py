@@ -2,6 +2,7 @@
 
 from search.proposers.base import Proposer
 from search.proposers.filter import BudgetFilter
+from search.proposers.greybox import GreyboxProposer
 from search.proposers.modelled import ModelledLatency
 from search.proposers.optuna_samplers import SAMPLERS, OptunaProposer
 from search.proposers.warm import WarmProposer
@@ -9,8 +10,9 @@ from spaces import Capabilities, InvalidRequest, Judge, SearchSpace, Target
 
 __all__ = ["PROPOSERS", "make_proposer"]
 
-#: `warm` is the default; the others are Optuna's samplers as they are, behind the references.
-PROPOSERS = ("warm", *SAMPLERS)
+#: `warm` is the default; `greybox` begins like it; the others are Optuna's samplers as they are,
+#: behind the references.
+PROPOSERS = ("warm", "greybox", *SAMPLERS)
 
 
 def make_proposer(
@@ -34,9 +36,13 @@ def make_proposer(
     if name not in PROPOSERS:
         raise InvalidRequest(f"--proposer must be one of {', '.join(PROPOSERS)}, but got {name!r}")
     budget_filter = BudgetFilter(judge, target)
-    accept = budget_filter.accept if name == "warm" else None
-    sampler = "tpe" if name == "warm" else name
-    inner: Proposer = OptunaProposer(sampler, space, judge, seed, accept)
+    begins_warm = name in ("warm", "greybox")
+    inner: Proposer
+    if name == "greybox":
+        inner = GreyboxProposer(space, judge, target, seed, budget_filter)
+    else:
+        accept = budget_filter.accept if begins_warm else None
+        inner = OptunaProposer("tpe" if begins_warm else name, space, judge, seed, accept)
     if target.is_this_machine:
         inner = ModelledLatency(inner, judge.profile, target)
     return WarmProposer(
@@ -46,5 +52,5 @@ def make_proposer(
         capabilities,
         inner=inner,
         budget_filter=budget_filter,
-        warm_start=name == "warm",
+        warm_start=begins_warm,
     )

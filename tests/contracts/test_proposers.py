@@ -5,11 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
+from evaluators.cost.targets import load_target
 from search.proposers.base import Proposal, Proposer
+from search.proposers.filter import BudgetFilter
+from search.proposers.greybox import GreyboxProposer
 from search.proposers.optuna_samplers import OptunaProposer
 from spaces import Policy, Trial
 from tests.simulator import Simulator, simulate
 
+TARGET = load_target("m1")
 #: Name -> how it is made for a simulated network.
 PROPOSERS: dict[str, Callable[[Simulator], Proposer]] = {
     "random": lambda sim: OptunaProposer("random", sim.space, sim.judge, sim.seed),
@@ -18,6 +22,9 @@ PROPOSERS: dict[str, Callable[[Simulator], Proposer]] = {
     "nsga3": lambda sim: OptunaProposer("nsga3", sim.space, sim.judge, sim.seed),
     "gp": lambda sim: OptunaProposer("gp", sim.space, sim.judge, sim.seed),
 }
+PROPOSERS["greybox"] = lambda sim: GreyboxProposer(
+    sim.space, sim.judge, TARGET, sim.seed, BudgetFilter(sim.judge, TARGET)
+)
 #: Enough for every sampler to leave its random start. But the Gaussian process then takes seconds
 #: an answer: tests/search/proposers/test_optuna_samplers.py asks it once, in a smaller space.
 STEPS = {"gp": 9}

@@ -1,0 +1,266 @@
+"""Hypervolume against evaluations and core-seconds, for each proposer and greybox without its parts.
+
+`python -m bench.proposers`; ONLY=simulator, lenet300 or lenet5 runs a part, METHODS=greybox,warm and
+SEEDS=1 less of it. Each run (part, method, seed) is kept in search-runs/bench-proposers and goes on
+where it was; the table shows the runs that are complete.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.results import write_results
+from evaluators import tasks
+from evaluators.cost.targets import load_target
+from evaluators.messages import WorkerContext
+from search.engines import InProcessEngine
+from search.proposers.base import Proposer
+from search.proposers.filter import BudgetFilter
+from search.proposers.greybox import GreyboxParts, GreyboxProposer
+from search.proposers.registry import make_proposer
+from search.proposers.warm import WarmProposer
+from search.session import capabilities_of
+from spaces import (
+    Budget,
+    Capabilities,
+    Identity,
+    Judge,
+    Measurement,
+    Policy,
+    SearchSpace,
+    Target,
+    Trial,
+    build_space,
+)
+from tests.simulator import CAPABILITIES, Simulator, simulate
+
+__all__ = ["main"]
+
+FOLDER = Path("search-runs") / "bench-proposers"
+METHODS = (
+    "greybox",
+    "warm",
+    "tpe",
+    "nsga2",
+    "random",
+    "greybox without warm start",
+    "greybox without linear",
+    "greybox without smooth",
+    "greybox without exploring",
+)
+OPTUNA = ("tpe", "nsga2", "random")
+EPOCH = 50_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is searched, how often and how long."""
+
+    methods: tuple[str, ...]
+    seeds: int
+    trials: int
+    workload: str = ""
+
+
+PARTS = {
+    "simulator": Part(METHODS, 3, 100),
+    "lenet300": Part(METHODS, 3, 60, workload="lenet300-mnist"),
+    "lenet5": Part(("greybox", "warm", "tpe"), 3, 40, workload="lenet5-mnist"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a proposer is made from, and the evaluation."""
+
+    space: SearchSpace
+    judge: Judge
+    target: Target
+    capabilities: Capabilities
+    scan_s: float
+    evaluate: Callable[[int, Policy, int], Trial]
+
+
+def simulated(seed: int) -> Problem:
+    sim: Simulator = simulate(6, seed=seed)
+
+    def evaluate(number: int, policy: Policy, _: int) -> Trial:
+        return sim.trial(number, policy)
+
+    return Problem(sim.space, sim.judge, load_target("m1"), CAPABILITIES, 0.0, evaluate)
+
+
+def real(part: Part, folder: str) -> Problem:
+    """One epoch a trial, which `bench` never goes below; the budget is the README's."""
+    engine, target = InProcessEngine(), load_target("m1")
+    context = WorkerContext(part.workload, "m1", "packed", folder)
+    engine.configure(tasks.setup, context)
+    profiled = engine.submit(tasks.make_profile).result()
+    profile = profiled.profile
+    engine.configure(
+        tasks.setup, WorkerContext(part.workload, "m1", "packed", folder, profile=profile)
+    )
+    capabilities, _ = capabilities_of(profile, target, EPOCH)
+    judge = Judge(profiled.metric, Budget(size_bytes=250_000), profile)
+
+    def evaluate(number: int, policy: Policy, seed: int) -> Trial:
+        identity = Identity(part.workload, "packed", policy.digest, EPOCH, 0, seed)
+        outcome = engine.submit(tasks.evaluate, identity, policy).result()
+        for file in Path(folder).glob("*.packed"):
+            file.unlink()
+        return Trial(number, identity, policy, outcome, origin="bench")
+
+    space = build_space(profile, capabilities, {})
+    return Problem(space, judge, target, capabilities, profile.scan_seconds, evaluate)
+
+
+def proposer(method: str, problem: Problem, seed: int) -> Proposer:
+    parts = {
+        "greybox without linear": GreyboxParts(linear=False),
+        "greybox without smooth": GreyboxParts(smooth=False),
+        "greybox without exploring": GreyboxParts(explores=False),
+        "greybox without warm start": GreyboxParts(),
+    }
+    p = problem
+    if method not in parts:
+        return make_proposer(method, p.space, p.judge, p.target, p.capabilities, seed)
+    budget_filter = BudgetFilter(p.judge, p.target)
+    inner = GreyboxProposer(p.space, p.judge, p.target, seed, budget_filter, parts[method])
+    return WarmProposer(
+        p.space,
+        p.judge,
+        p.target,
+        p.capabilities,
+        inner=inner,
+        budget_filter=budget_filter,
+        warm_start=method != "greybox without warm start",
+    )
+
+
+def run(key: str, method: str, seed: int, part: Part, problem: Problem) -> list[dict[str, Any]]:
+    """One line a trial: hypervolume and core-seconds so far. Goes on after the lines there are."""
+    path = FOLDER / f"{key}-{method.replace(' ', '-')}-{seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    history = [Trial.from_dict(line["trial"]) for line in lines]
+    asked = proposer(method, problem, seed)
+    core_s = lines[-1]["core_s"] if lines else problem.scan_s
+    with path.open("a") as file:
+        while len(history) < part.trials:
+            started = time.process_time()
+            proposals = asked.propose(history, [], 1)
+            if not proposals:
+                break
+            trial = problem.evaluate(len(history), proposals[0].policy, seed)
+            trial = Trial.from_dict(
+                {**trial.to_dict(), "sampler_attrs": dict(proposals[0].sampler_attrs)}
+            )
+            core_s += time.process_time() - started
+            history.append(trial)
+            line = {
+                "hypervolume": problem.judge.hypervolume(history),
+                "core_s": core_s,
+                "failed": not isinstance(trial.outcome, Measurement),
+                "trial": trial.to_dict(),
+            }
+            lines.append(line)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+    return lines
+
+
+def rows_of(key: str, part: Part) -> list[dict[str, Any]]:
+    """The table of one part, from the runs that are on disk."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for method in part.methods:
+        for seed in range(part.seeds):
+            path = FOLDER / f"{key}-{method.replace(' ', '-')}-{seed}.jsonl"
+            if path.exists():
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                if len(lines) >= part.trials:
+                    found.setdefault(method, {})[seed] = lines
+    at_end = {
+        method: statistics.mean(lines[-1]["hypervolume"] for lines in runs.values())
+        for method, runs in found.items()
+    }
+    samplers = [method for method in OPTUNA if method in at_end]
+    best = max(samplers, key=lambda method: at_end[method], default="")
+    marks = [n for n in (25, 50, 75, 100) if n <= part.trials]
+    rows = []
+    for method, runs in found.items():
+        row: dict[str, Any] = {"part": key, "method": method, "seeds": len(runs)}
+        for mark in marks:
+            values = [lines[mark - 1]["hypervolume"] for lines in runs.values()]
+            row[f"hypervolume_{mark}"] = round(statistics.mean(values), 4)
+        row["core_s"] = round(statistics.mean(lines[-1]["core_s"] for lines in runs.values()), 1)
+        row["trials_to_best_sampler"] = _to_reach(runs, found.get(best, {}))
+        rows.append(row)
+    return rows
+
+
+def _to_reach(
+    runs: dict[int, list[dict[str, Any]]], yardstick: dict[int, list[dict[str, Any]]]
+) -> str:
+    """Per seed, the trials until that seed's run of the best sampler ends is reached."""
+    parts = []
+    for seed in sorted(runs.keys() & yardstick.keys()):
+        goal = yardstick[seed][-1]["hypervolume"]
+        reached = (i + 1 for i, x in enumerate(runs[seed]) if x["hypervolume"] >= goal)
+        parts.append(str(next(reached, f">{len(runs[seed])}")))
+    return ", ".join(parts) or "-"
+
+
+def _chosen(variable: str, allowed: Sequence[str]) -> list[str]:
+    asked = [name for name in os.environ.get(variable, "").split(",") if name]
+    for name in asked:
+        if name not in allowed:
+            known = ", ".join(allowed)
+            raise SystemExit(f"bench.proposers: {variable} must be of {known}, but got {name!r}")
+    return asked or list(allowed)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # Optuna's notes on experimental samplers
+    chosen = _chosen("ONLY", tuple(PARTS))
+    methods = _chosen("METHODS", METHODS)
+    for key in chosen:
+        part = PARTS[key]
+        seeds = min(part.seeds, int(os.environ.get("SEEDS", part.seeds)))
+        with tempfile.TemporaryDirectory() as folder:
+            problem = real(part, folder) if part.workload else None
+            for seed in range(seeds):
+                for method in part.methods:
+                    if method in methods:
+                        lines = run(key, method, seed, part, problem or simulated(seed))
+                        sys.stdout.write(f"{key} {method} {seed}: {lines[-1]['hypervolume']:.4f}\n")
+                        sys.stdout.flush()
+    rows = [row for key, part in PARTS.items() for row in rows_of(key, part)]
+    write_results(
+        "proposers",
+        "Proposers: hypervolume after so many evaluations",
+        "make bench-proposers",
+        rows,
+        [
+            "Means over seeds; in the simulator each seed is another network. Every method begins "
+            "with the references; warm and greybox go on with the warm start.",
+            "trials_to_best_sampler: per seed, how many evaluations until the hypervolume that "
+            "Optuna's best sampler (of those here) has at its end is reached.",
+            "core_s: processor time of scan, proposals and evaluations. Real networks: one epoch "
+            "a trial, 250 KB, target m1.",
+            "Only complete runs are shown. Not run: Optuna's gp sampler, whose answer takes "
+            "seconds (bench.overhead); its row is missing, not beaten.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What greybox promises beyond the contract."""
+
+import pytest
+
+from evaluators.cost.targets import load_target
+from search.proposers.filter import BudgetFilter
+from search.proposers.greybox import EXPLORE_EVERY, GreyboxParts, GreyboxProposer
+from spaces import Budget, Trial
+from tests.simulator import Simulator, simulate
+
+TARGET = load_target("m1")
+
+
+def proposer(sim: Simulator, parts: GreyboxParts | None = None) -> GreyboxProposer:
+    budget_filter = BudgetFilter(sim.judge, TARGET)
+    return GreyboxProposer(sim.space, sim.judge, TARGET, sim.seed, budget_filter, parts)
+
+
+def study(sim: Simulator, asked: GreyboxProposer, trials: int) -> list[Trial]:
+    history = sim.random_trials(12)
+    while len(history) < trials:
+        (proposal,) = asked.propose(history, [], 1)
+        history.append(sim.trial(len(history), proposal.policy, origin=proposal.origin))
+    return history
+
+
+def test_it_finds_more_than_chance() -> None:
+    """Even from random policies; behind a warm start it begins far better."""
+    sim = simulate(4, budget=Budget(size_bytes=60_000))
+    found = study(sim, proposer(sim), 60)
+    assert sim.judge.hypervolume(found) > 1.3 * sim.judge.hypervolume(sim.random_trials(60))
+
+
+def test_what_cannot_fit_is_not_proposed() -> None:
+    sim = simulate(4, budget=Budget(size_bytes=30_000))
+    history = sim.random_trials(30)
+    budget_filter = BudgetFilter(sim.judge, TARGET)
+    budget_filter.update(history)
+    for proposal in proposer(sim).propose(history, [], 6):
+        assert budget_filter.accept(proposal.policy)
+
+
+def test_what_runs_is_believed_and_not_repeated() -> None:
+    sim = simulate(4)
+    history = sim.random_trials(30)
+    first = [proposal.policy for proposal in proposer(sim).propose(history, [], 1)]
+    others = [proposal.policy for proposal in proposer(sim).propose(history, first, 3)]
+    assert not {p.digest for p in first} & {p.digest for p in others}
+
+
+def test_some_go_to_the_uncertain_unless_told_not_to() -> None:
+    sim = simulate(4)
+    history = sim.random_trials(30)
+    origins = [p.origin for p in proposer(sim).propose(history, [], EXPLORE_EVERY)]
+    assert origins.count("greybox (explores)") == 1
+    parts = GreyboxParts(explores=False)
+    origins = [p.origin for p in proposer(sim, parts).propose(history, [], EXPLORE_EVERY)]
+    assert set(origins) == {"greybox"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_before_anything_is_known_it_is_random(count: int) -> None:
+    sim = simulate(3)
+    proposals = proposer(sim).propose([], [], count)
+    assert [p.origin for p in proposals] == ["greybox (random)"] * count
+
+
+def test_a_long_history_is_cut_to_the_trials_near_the_front() -> None:
+    sim = simulate(3)
+    history = sim.random_trials(600)
+    assert len(proposer(sim).propose(history, [], 2)) == 2

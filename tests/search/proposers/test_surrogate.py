@@ -1,0 +1,56 @@
+"""The surrogate learns an additive truth from few trials, and says how sure it is."""
+
+import numpy as np
+import pytest
+
+from search.proposers.surrogate import Features, LossScale, Surrogate
+from tests.simulator import simulate
+
+
+def data(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 12))
+    return x, x[:, 0] * 2 + x[:, 1] - 0.5 * x[:, 2] + 0.3 * np.sin(2 * x[:, 0])
+
+
+def test_an_additive_truth_is_learned_from_few() -> None:
+    x, y = data(40, 0)
+    new, truth = data(200, 1)
+    mean, deviation = Surrogate(x, y).predict(new)
+    assert np.corrcoef(mean, truth)[0, 1] > 0.97
+    # A 95 % band holds about so many; it may be too wide, hardly too narrow.
+    assert (np.abs(mean - truth) < 2.5 * deviation + 0.5).mean() > 0.9
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_each_part_alone_works(linear: bool, smooth: bool) -> None:
+    if not (linear or smooth):
+        pytest.skip("a prior without any part is none")
+    x, y = data(40, 0)
+    mean, _ = Surrogate(x, y, linear=linear, smooth=smooth).predict(x)
+    assert np.corrcoef(mean, y)[0, 1] > 0.9
+
+
+def test_equal_trials_break_nothing() -> None:
+    x, y = np.ones((5, 3)), np.full(5, 0.3)
+    mean, deviation = Surrogate(x, y).predict(x)
+    np.testing.assert_allclose(mean, 0.3)
+    assert np.isfinite(deviation).all()
+
+
+def test_the_scale_is_invertible_and_even_near_the_baseline() -> None:
+    sim = simulate(3)
+    scale = LossScale.of(sim.judge)
+    losses = np.array([0.016, 0.03, 0.1, 0.9])
+    np.testing.assert_allclose(scale.loss(scale.target(losses)), losses)
+    assert scale.target(np.array([0.0]))[0] == 0.0
+
+
+def test_features_are_finite_and_tell_policies_apart() -> None:
+    sim = simulate(4)
+    policies = [trial.policy for trial in sim.random_trials(60)]
+    rows = Features(sim.judge).of(policies)
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) > 50
+    assert np.array_equal(rows, Features(sim.judge).of(policies))
