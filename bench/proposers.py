@@ -1,8 +1,8 @@
-"""Hypervolume against evaluations and core-seconds, for each proposer and greybox without its parts.
+"""Hypervolume against evaluations and core-seconds, for each proposer and greybox without parts.
 
-`python -m bench.proposers`; ONLY=simulator, lenet300 or lenet5 runs a part, METHODS=greybox,warm and
-SEEDS=1 less of it. Each run (part, method, seed) is kept in search-runs/bench-proposers and goes on
-where it was; the table shows the runs that are complete.
+`python -m bench.proposers`; ONLY=simulator, lenet300 or lenet5 runs a part, METHODS=greybox,warm
+and SEEDS=1 less of it. Each run (part, method, seed) is kept in search-runs/bench-proposers and
+goes on where it was; the table shows the runs that are complete.
 """
 
 import json
@@ -58,6 +58,17 @@ METHODS = (
 )
 OPTUNA = ("tpe", "nsga2", "random")
 EPOCH = 50_000
+
+
+NOTES = (
+    "Means over seeds; in the simulator each seed is another network.",
+    "Every method begins with the references; warm and greybox go on with the warm start.",
+    "trials_to_best_sampler: evaluations, seed by seed, to the final hypervolume of Optuna's best.",
+    "core_s: processor time of scan, proposals and evaluations.",
+    "Real networks: one epoch a trial, 250 KB, target m1.",
+    "Only complete runs are shown.",
+    "Optuna's gp sampler takes seconds an answer and was not run: its row is missing, not beaten.",
+)
 
 
 @dataclass(frozen=True)
@@ -249,16 +260,7 @@ def main() -> None:
         "Proposers: hypervolume after so many evaluations",
         "make bench-proposers",
         rows,
-        [
-            "Means over seeds; in the simulator each seed is another network. Every method begins "
-            "with the references; warm and greybox go on with the warm start.",
-            "trials_to_best_sampler: per seed, how many evaluations until the hypervolume that "
-            "Optuna's best sampler (of those here) has at its end is reached.",
-            "core_s: processor time of scan, proposals and evaluations. Real networks: one epoch "
-            "a trial, 250 KB, target m1.",
-            "Only complete runs are shown. Not run: Optuna's gp sampler, whose answer takes "
-            "seconds (bench.overhead); its row is missing, not beaten.",
-        ],
+        NOTES,
     )
 
 

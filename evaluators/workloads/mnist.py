@@ -224,7 +224,7 @@ def _workload(name: str, recipe: Recipe) -> Workload:
 
 def lenet300_mnist() -> Workload:
     """The default workload."""
-    return _workload("lenet300-mnist", Recipe(learning_rate=3e-3))
+    return _workload("lenet300-mnist", Recipe(learning_rate=3e-3, full_epochs=15))
 
 
 def lenet5_mnist() -> Workload:

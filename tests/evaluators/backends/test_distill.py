@@ -65,6 +65,17 @@ def test_weight_mixes_the_two_losses() -> None:
     assert parts[2] == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], rel=1e-5)
 
 
+def test_kept_soft_targets_are_taken_instead_of_asking() -> None:
+    def network(inputs: Tensor) -> Tensor:
+        raise AssertionError("never asked")
+
+    soft = torch.randn(networks.TRAIN, 4)
+    teacher = Teacher(network, DATA, lambda: soft)
+    assert torch.equal(teacher.logits(torch.tensor([7, 2])), soft[[7, 2]])
+    with pytest.raises(CannotDistill, match=r"one row for each of the 320 .* but gave 5"):
+        Teacher(network, DATA, lambda: soft[:5]).logits(torch.tensor([1]))
+
+
 def test_the_teacher_is_asked_once_for_each_sample() -> None:
     asked: list[int] = []
 

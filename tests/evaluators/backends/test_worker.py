@@ -54,6 +54,33 @@ def custom(tmp_path: Path, body: str, target: str = "m1") -> Bench:
     return Bench(f"{file}:make", tmp_path, target)
 
 
+# What is fine-tuned on ---------------------------------------------------------------------------
+
+SETS = """
+from dataclasses import replace
+from evaluators.workloads.base import Split
+def make():
+    workload = networks.mlp()
+    def give():
+        x, y = workload.train.inputs, workload.train.targets
+        return Split(torch.cat([x, x + 0.1])[:COUNT], torch.cat([y, y])[:COUNT])
+    return replace(workload, fine_tuning=give)
+"""
+
+
+def test_whole_sets_are_fine_tuned_on(tmp_path: Path, bench: Callable[[str], Bench]) -> None:
+    room = custom(tmp_path, SETS.replace("COUNT", "640"))
+    assert len(room.worker.data.split) == 2 * room.worker.data.set_size == 640
+    assert room.measure(ALL).sha256 != bench("mlp").measure(ALL).sha256
+
+
+def test_a_set_that_is_not_whole_is_a_failure_that_says_so(tmp_path: Path) -> None:
+    failure = custom(tmp_path, SETS.replace("COUNT", "500")).failure(OTHER)
+    assert "fine_tuning must give whole sets of the 320 training samples, but gave 500" in str(
+        failure
+    )
+
+
 # Replay (invariant 6) ----------------------------------------------------------------------------
 
 

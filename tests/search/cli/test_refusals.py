@@ -30,6 +30,8 @@ RUN = {
     "--workers 2": r"--workers must be 1 with --engine in-process, but got 2",
     "--fidelity -5": r"--fidelity: must be at least 0, but got -5",
     "--fidelity 49": r"--fidelity must be 0 or at least 200, a batch of 50 samples.*got 49",
+    "--full-fidelity 100": r"--full-fidelity must be at least --fidelity, here 300.*got 100",
+    "--fidelity 0 --full-fidelity 300": r"--full-fidelity must be .* 0 with it, but got 300",
     "--proposer magic": r"--proposer: invalid choice: 'magic' \(choose from",
     "--engine cloud": r"--engine: invalid choice: 'cloud'",
     "--device tpu": r"--device: invalid choice: 'tpu'",
