@@ -49,7 +49,7 @@ class Part:
 
 PARTS = {
     "lenet300": Part(
-        "lenet300-mnist", 5.5, 1.57, 266_610, 60, 12, 60, 8,
+        "lenet300-mnist", 5.5, 1.57, 266_610, 60, 12, 60, 6,
         "Deep Compression 27 KB at 1.58 % (CSR, Huffman); by hand: 5,008 B at 1.55 %",
     ),
     "lenet5": Part(
@@ -72,6 +72,7 @@ def search(name: str, part: Part) -> float:
     else:
         command = [
             *common, "run", part.workload, "--target", "m1", "--study", name, *place,
+            "--proposer", "greybox",
             "--budget-kb", str(part.goal_kb), "--min-accuracy", str(100 - part.goal_error_pct),
             "--trials", str(part.trials), "--fidelity", str(part.search_epochs * EPOCH),
             "--full-fidelity", str(part.full_epochs * EPOCH), "--finalists", str(part.finalists),
