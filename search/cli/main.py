@@ -18,7 +18,7 @@ __all__ = ["EXIT_BUDGET_UNMET", "EXIT_INTERRUPTED", "build_parser", "main", "run
 EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
 DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
-PROPOSERS = ("warm", "tpe", "nsga2", "nsga3", "gp", "random")
+PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process")
 
 _EXAMPLES = """\
@@ -136,7 +136,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         f"(default {DEFAULT_FINALISTS}, 0 = none)",
     )  # fmt: skip
     how = run_parser.add_argument_group("how")
-    how.add_argument("--proposer", choices=PROPOSERS, default="warm", help="(default warm)")
+    how.add_argument("--proposer", choices=PROPOSERS, default="greybox", help="(default greybox)")
     how.add_argument("--seed", type=count, default=0, metavar="N", help="(default 0)")
     how.add_argument("--space", metavar="FILE", help="a TOML file that narrows the space")
     _engine_arguments(how)

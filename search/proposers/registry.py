@@ -10,9 +10,9 @@ from spaces import Capabilities, InvalidRequest, Judge, SearchSpace, Target
 
 __all__ = ["PROPOSERS", "make_proposer"]
 
-#: `warm` is the default; `greybox` begins like it; the others are Optuna's samplers as they are,
-#: behind the references.
-PROPOSERS = ("warm", "greybox", *SAMPLERS)
+#: `greybox` is the default; `warm` begins like it and goes on with TPE; the others are Optuna's
+#: samplers as they are, behind the references.
+PROPOSERS = ("greybox", "warm", *SAMPLERS)
 
 
 def make_proposer(

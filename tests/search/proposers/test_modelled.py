@@ -32,7 +32,7 @@ def runs() -> tuple[list[Trial], list[Trial]]:
     ]
 
 
-@pytest.mark.parametrize("name", ["warm", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["greybox", "warm", "tpe", "nsga2", "random"])
 def test_noise_of_the_clock_changes_no_proposal(name: str) -> None:
     proposals = []
     for history in runs():
