@@ -134,14 +134,16 @@ class GreyboxProposer:
         return proposals
 
     def _reference(self, points: np.ndarray) -> np.ndarray:
-        """The hypervolume's; its metric looser by default drops until a trial lies within it."""
+        """The hypervolume's; while no trial lies within it, a little worse than the best that fits.
+
+        Only a little: with much room small files that guess would cover more than good ones.
+        """
         reference = self._judge.reference
-        slack = default_max_drop(self._judge.metric, self._judge.profile.baseline_metric)
         fitting = points[(points[:, 1:] < reference[1:]).all(axis=1)]
         if len(fitting):
             missing = fitting[:, 0].min() - reference[0]
             if missing >= 0:
-                reference = reference + np.array([missing + slack, 0.0, 0.0])
+                reference = reference + np.array([missing + self._scale.unit, 0.0, 0.0])
         return reference
 
     def _surrogate(
