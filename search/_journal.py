@@ -39,13 +39,34 @@ class LeanJournal(JournalFileBackend):
             yield log
 
 
+class _Lock(JournalFileSymlinkLock):
+    """Optuna's lock, whose release lets Ctrl-C through.
+
+    An interrupt while it lets go makes Optuna remove a file that is gone, and that error would
+    hide the interrupt. A lock that was left so is taken over after the grace period.
+    """
+
+    def release(self) -> None:
+        """Let go.
+
+        Raises:
+            KeyboardInterrupt: it came meanwhile.
+        """
+        try:
+            super().release()
+        except FileNotFoundError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
+
+
 class GuardedJournal(LeanJournal):
     """A journal file whose appends happen whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
-        super().__init__(str(path), JournalFileSymlinkLock(str(path), grace_period=STALE_LOCK_S))
+        super().__init__(str(path), _Lock(str(path), grace_period=STALE_LOCK_S))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """One JSON line each; on an error of the disk the file is as it was before."""
