@@ -31,7 +31,7 @@ __all__ = ["main"]
 #: Optuna's GP sampler takes minutes an ask beyond this many trials (measured before; see notes).
 GP_LIMIT = 100
 ASKS = {"gp": 2}
-DROP = {"cluster_init": "drop", "scheme": "drop", "granularity": "drop"}
+DROP = {"cluster_init": "drop", "scheme": "drop", "granularity": "drop", "criterion": "drop"}
 
 
 class SimulatedEngine(InProcessEngine):

@@ -1,7 +1,7 @@
 """What each backend can do. Importable without its framework: the driver builds the space."""
 
 from spaces import Capabilities, InvalidRequest, LayerCapabilities
-from spaces.policy import PATTERNS
+from spaces.policy import CRITERIA, PATTERNS
 from spaces.search_space import BITS, CLUSTERS
 
 __all__ = ["backend_capabilities"]
@@ -17,6 +17,7 @@ _BACKENDS = {
         name="torch",
         layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
         activation_bits=frozenset({32, 8}),
+        criteria=frozenset(CRITERIA),
     )
 }
 

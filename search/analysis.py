@@ -127,7 +127,7 @@ def _stage_of(knob: str) -> Stage | None:
     name = knob.rpartition(":")[2]
     if name.startswith("distillation."):
         return Stage.DISTILL
-    if name in ("sparsity", "pattern"):
+    if name in ("sparsity", "pattern", "criterion"):
         return Stage.PRUNE
     if name in ("clusters", "cluster_init"):
         return Stage.CLUSTER

@@ -175,8 +175,10 @@ def capabilities_of(
         both = replace(both, activation_bits=both.activation_bits - {8})
         removed += ("torch on this machine has no 8-bit activations to measure",)
     if fidelity == 0:
-        # Without training a distillation loss changes nothing: such policies would be duplicates.
+        # Without training neither a distillation loss nor a pruning criterion changes anything
+        # (see `Policy.post_training`): such policies would be duplicates.
         both = replace(both, distillation_kinds=frozenset({"none"}))
+        both = replace(both, criteria=both.criteria & {"magnitude"})
     if both.distillation_kinds == {"none"}:
         without = frozenset(order for order in both.orders if Stage.DISTILL not in order)
         both = replace(both, orders=without)

@@ -31,6 +31,7 @@ class Capabilities:
         activation_bits: for the whole network.
         orders: the stage orders it can run.
         distillation_kinds: which distillation losses exist.
+        criteria: what can decide which elements are pruned; a format can store them all.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Capabilities:
     activation_bits: frozenset[int] = frozenset({32})
     orders: frozenset[tuple[Stage, ...]] = frozenset(ALL_ORDERS)
     distillation_kinds: frozenset[str] = frozenset({"none", "logits", "attention"})
+    criteria: frozenset[str] = frozenset({"magnitude"})
 
     def intersect(self, other: "Capabilities") -> tuple["Capabilities", tuple[str, ...]]:
         """What both can do, and one sentence for each thing one side removed from the other."""
@@ -68,6 +70,7 @@ class Capabilities:
             distillation_kinds=both(
                 "distillation", self.distillation_kinds, other.distillation_kinds
             ),
+            criteria=both("pruning criterion", self.criteria, other.criteria),
         )
         return result, tuple(removed)
 

@@ -18,6 +18,7 @@ from spaces.errors import InvalidRequest
 __all__ = [
     "ALL_ORDERS",
     "CLUSTER_INITS",
+    "CRITERIA",
     "DISTILLATION_KINDS",
     "FULL_BITS",
     "GRANULARITIES",
@@ -35,6 +36,8 @@ __all__ = [
 FULL_BITS = 32
 PATTERNS = ("element", "channel")
 CLUSTER_INITS = ("linear", "density", "random")
+#: What decides which elements the prune stage takes. "regrow" lets pruned ones come back.
+CRITERIA = ("magnitude", "rate", "regrow", "regrow-rate")
 SCHEMES = ("symmetric", "asymmetric")
 GRANULARITIES = ("tensor", "channel")
 DISTILLATION_KINDS = ("none", "logits", "attention")
@@ -184,6 +187,10 @@ class Policy:
         scheme: "symmetric" or "asymmetric" grids of the quantize stage.
         granularity: one scale a "tensor" or an output "channel". Layers which also have clusters
             always use one scale a tensor: per-channel scales would multiply their distinct values.
+        criterion: which elements pattern "element" prunes. "magnitude": the smallest; "rate": the
+            smallest for what the file pays for their positions; "regrow" and "regrow-rate": the
+            same of the dense weights, which go on learning, so that what was pruned may come back
+            until the ramp ends (Lin et al. 2020, arXiv 2006.07253).
     """
 
     order: tuple[Stage, ...] = ()
@@ -193,6 +200,7 @@ class Policy:
     cluster_init: str = "linear"
     scheme: str = "symmetric"
     granularity: str = "tensor"
+    criterion: str = "magnitude"
 
     def __post_init__(self) -> None:
         order = tuple(Stage(stage) for stage in self.order)
@@ -206,6 +214,8 @@ class Policy:
         _require(self.scheme in SCHEMES, "scheme", f"one of {SCHEMES}", self.scheme)
         grains = GRANULARITIES
         _require(self.granularity in grains, "granularity", f"one of {grains}", self.granularity)
+        criteria = CRITERIA
+        _require(self.criterion in criteria, "criterion", f"one of {criteria}", self.criterion)
         self._normalise(order)
 
     def _normalise(self, order: tuple[Stage, ...]) -> None:
@@ -227,6 +237,7 @@ class Policy:
         }
         # Per-channel scales exist only where a layer has a grid and no codebook.
         scales_per_channel = any(x.bits < 16 and x.clusters is None for x in layers.values())
+        prunes_elements = any(x.sparsity > 0 and x.pattern == "element" for x in layers.values())
         kept = {name: layer for name, layer in layers.items() if layer != LayerPolicy()}
         normalised = {
             "order": tuple(stage for stage in order if does_work[stage]),
@@ -236,6 +247,7 @@ class Policy:
             "cluster_init": self.cluster_init if does_work[Stage.CLUSTER] else "linear",
             "scheme": self.scheme if quantizes_weights else "symmetric",
             "granularity": self.granularity if scales_per_channel else "tensor",
+            "criterion": self.criterion if prunes_elements else "magnitude",
         }
         for name, value in normalised.items():
             object.__setattr__(self, name, value)
@@ -250,8 +262,12 @@ class Policy:
         return self.layer_map.get(name, _UNTOUCHED)
 
     def post_training(self) -> "Policy":
-        """The policy as it computes without any fine-tuning: distillation changes nothing."""
-        return replace(self, distillation=Distillation())
+        """The policy as it computes without any fine-tuning.
+
+        Distillation changes nothing, and neither do the criteria: from a dense mask every position
+        costs the same and nothing was pruned that could come back.
+        """
+        return replace(self, distillation=Distillation(), criterion="magnitude")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; neutral knobs are left out. `Policy.from_dict` reads it."""
@@ -267,7 +283,8 @@ class Policy:
                 "weight": distillation.weight,
             }
         neutral = Policy()
-        for name in ("activation_bits", "cluster_init", "scheme", "granularity"):
+        # Digests name policies in records: a knob added later is left out where it is neutral.
+        for name in ("activation_bits", "cluster_init", "scheme", "granularity", "criterion"):
             if getattr(self, name) != getattr(neutral, name):
                 result[name] = getattr(self, name)
         return result

@@ -13,6 +13,7 @@ from spaces.errors import InvalidRequest
 from spaces.policy import (
     ALL_ORDERS,
     CLUSTER_INITS,
+    CRITERIA,
     DISTILLATION_KINDS,
     GRANULARITIES,
     PATTERNS,
@@ -30,7 +31,8 @@ __all__ = ["DROP", "Knob", "SearchSpace", "build_space"]
 #: Fine near 1, because bytes fall with the density 1 - sparsity.
 # fmt: off
 SPARSITIES = (
-    0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995,
+    0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.9825, 0.985,
+    0.9875, 0.99, 0.9925, 0.995,
 )
 # fmt: on
 CLUSTERS = (None, 256, 128, 64, 32, 16, 12, 8, 6, 5, 4, 3, 2)
@@ -54,6 +56,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "cluster_init": "linear",
     "scheme": "symmetric",
     "granularity": "tensor",
+    "criterion": "magnitude",
 }
 _ORDERED = {
     "sparsity",
@@ -115,6 +118,7 @@ class SearchSpace:
     def decode(self, vector: Sequence[int]) -> Policy:
         """(knobs,) ints -> the normalised policy.
 
+        A knob that the space does not have, as those of older records, is neutral.
         Coupled layers lose the same channels, or none: see `_couple`.
 
         Raises:
@@ -122,7 +126,7 @@ class SearchSpace:
         """
         if len(vector) != len(self.knobs):
             raise InvalidRequest(f"vector must have {len(self.knobs)} entries, got {len(vector)}")
-        values = {}
+        values = dict(_NEUTRAL)
         for knob, index in zip(self.knobs, vector, strict=True):
             if not 0 <= index < len(knob.choices):
                 last = len(knob.choices) - 1
@@ -146,6 +150,7 @@ class SearchSpace:
             cluster_init=values["cluster_init"],
             scheme=values["scheme"],
             granularity=values["granularity"],
+            criterion=values["criterion"],
         )
 
     def _couple(self, layers: dict[str, LayerPolicy], group: Sequence[str]) -> None:
@@ -177,6 +182,7 @@ class SearchSpace:
             "cluster_init": policy.cluster_init,
             "scheme": policy.scheme,
             "granularity": policy.granularity,
+            "criterion": policy.criterion,
         }
         for name in self.layer_names:
             layer = policy.layer(name)
@@ -258,6 +264,7 @@ def build_space(
         "cluster_init": CLUSTER_INITS,
         "scheme": SCHEMES,
         "granularity": GRANULARITIES,
+        "criterion": _keep(CRITERIA, capabilities.criteria),
     }
     layer_patterns = _layer_patterns(profile, capabilities)
     for layer in profile.layers:

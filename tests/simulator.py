@@ -302,6 +302,7 @@ class Simulator:
                 policy.cluster_init,
                 policy.scheme,
                 policy.granularity,
+                policy.criterion,
             )
             last = at == len(policy.order) - 1
             samples = fidelity - at * (fidelity // 4) if last else fidelity // 4

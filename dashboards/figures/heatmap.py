@@ -233,7 +233,15 @@ def changes_words(a: Policy, b: Policy, profile: ModelProfile) -> list[str]:
     return words + [f"{_layer_words(names, total)}: {', '.join(x)}" for names, x in ranked]
 
 
-_WHOLE = ("order", "distillation", "activation bits", "cluster start", "grid", "scales")
+_WHOLE = (
+    "order",
+    "distillation",
+    "activation bits",
+    "cluster start",
+    "grid",
+    "scales",
+    "pruned by",
+)
 #: So many layers are named; of more the number is said.
 _NAMED_LAYERS = 6
 
@@ -248,6 +256,7 @@ def _whole_words(policy: Policy) -> tuple[str, ...]:
         policy.cluster_init,
         policy.scheme,
         f"one a {policy.granularity}",
+        policy.criterion,
     )
 
 

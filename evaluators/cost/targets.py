@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from spaces import Capabilities, Figure, InvalidRequest, LayerCapabilities, Target
-from spaces.policy import PATTERNS
+from spaces.policy import CRITERIA, PATTERNS
 from spaces.search_space import BITS, CLUSTERS
 
 __all__ = ["format_capabilities", "list_targets", "load_target"]
@@ -134,4 +134,5 @@ def format_capabilities(artifact_format: str) -> Capabilities:
         name="packed",
         layers=dict.fromkeys(_KINDS, layer),
         activation_bits=frozenset({8, 32}),
+        criteria=frozenset(CRITERIA),
     )

@@ -348,6 +348,6 @@ def _print_policy(console: Console, policy: Policy, judge: Judge) -> None:
     console.print(
         f"  network          {policy.activation_bits}-bit activations, "
         f"{escape(policy.cluster_init)} k-means start, {escape(policy.scheme)} grids, "
-        f"one scale a {escape(policy.granularity)}",
+        f"one scale a {escape(policy.granularity)}, pruned by {escape(policy.criterion)}",
         highlight=False,
     )

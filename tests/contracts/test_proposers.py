@@ -37,6 +37,7 @@ SMALL = {
     "cluster_init": "drop",
     "scheme": "drop",
     "granularity": "drop",
+    "criterion": "drop",
     "layers": {"*": {"bias_bits": "drop", "pattern": "drop"}},
 }
 

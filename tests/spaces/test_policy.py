@@ -47,6 +47,7 @@ def rebuilt(policy: Policy) -> Policy:
         policy.cluster_init,
         policy.scheme,
         policy.granularity,
+        policy.criterion,
     )
 
 
@@ -136,6 +137,8 @@ def test_knobs_of_absent_stages_do_not_matter(
     varied: dict[str, Any] = {**raw, "layers": tuple(layers)}
     if D not in order:
         varied["distillation"] = distillation
+    if P not in order:
+        varied["criterion"] = "regrow-rate"
     if C not in order:
         varied["cluster_init"] = "random"
     if Q not in order:
@@ -289,6 +292,7 @@ def test_bad_distillation_is_refused(arguments: tuple[Any, ...]) -> None:
         ("cluster_init", "kmeans++"),
         ("scheme", "logarithmic"),
         ("granularity", "row"),
+        ("criterion", "gradient"),
     ],
 )
 def test_bad_policy_names_the_field(name: str, value: Any) -> None:
@@ -327,3 +331,21 @@ def test_from_dict_refuses_nonsense_in_a_layer(knob: str, value: Any) -> None:
     except InvalidRequest:
         return
     assert Policy.from_dict(policy.to_dict()) == policy
+
+
+def test_a_criterion_counts_only_where_elements_are_pruned() -> None:
+    def of(layer: LayerPolicy, order: tuple[Stage, ...] = (P, Q)) -> Policy:
+        return Policy(order, (("a", layer),), criterion="regrow-rate")
+
+    asked = of(LayerPolicy(sparsity=0.5, bits=8))
+    assert asked.criterion == "regrow-rate"
+    assert asked.to_dict()["criterion"] == "regrow-rate"
+    assert Policy.from_dict(asked.to_dict()) == asked
+    for layer, order in (
+        (LayerPolicy(sparsity=0.5, pattern="channel", bits=8), (P, Q)),
+        (LayerPolicy(sparsity=0.0, bits=8), (P, Q)),
+        (LayerPolicy(sparsity=0.5, bits=8), (Q,)),
+    ):
+        assert of(layer, order).criterion == "magnitude"
+        assert of(layer, order) == Policy(order, (("a", layer),))
+    assert asked.post_training().criterion == "magnitude"

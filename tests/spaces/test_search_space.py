@@ -1,5 +1,6 @@
 """The search space: vectors and policies, restrictions, neighbours."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from spaces import (
     build_space,
     parse_order,
 )
+from spaces.policy import CRITERIA
 from tests.strategies import spaces as some
 
 
@@ -294,6 +296,7 @@ def shape(policy: Policy) -> tuple[Any, ...]:
         policy.cluster_init,
         policy.scheme,
         policy.granularity,
+        policy.criterion,
     )
 
 
@@ -308,7 +311,11 @@ def test_a_step_along_an_ordered_knob_can_be_taken_back(case: tuple[SearchSpace,
 
 
 def test_neighbours_by_hand() -> None:
-    rules = {"order": "prune", "layers": {"*": {"pattern": "drop"}, "c": {"sparsity": "drop"}}}
+    rules = {
+        "order": "prune",
+        "criterion": "drop",
+        "layers": {"*": {"pattern": "drop"}, "c": {"sparsity": "drop"}},
+    }
     space = space_of(rules)
     policy = policy_of(space, order="prune", a__sparsity=0.5, b0__sparsity=0.6)
     steps = {(p.layer("a").sparsity, p.layer("b.0").sparsity) for p in space.neighbours(policy)}
@@ -412,3 +419,27 @@ def test_restricting_never_ends_in_another_error(
     if space is not None:
         assert space.sizes.min() >= 1
         assert all(len(set(knob.choices)) == len(knob.choices) for knob in space.knobs)
+
+
+def test_a_knob_that_an_older_space_lacks_is_neutral() -> None:
+    """Records made before there was a choice of criterion decode to the policies they named."""
+    net = profile(layer("a"), layer("b.0", bias=0))
+    space = build_space(net, some.EVERYTHING, {"criterion": "drop"})
+    older = SearchSpace([knob for knob in space.knobs if knob.name != "criterion"], net)
+    policy = space.sample(np.random.default_rng(0))
+    vector = older.encode(policy)
+    assert len(vector) == len(space.knobs) - 1
+    assert older.decode(vector) == policy
+    assert policy.criterion == "magnitude"
+    assert "criterion" not in policy.to_dict()
+
+
+def test_the_criterion_is_offered_as_far_as_the_backend_goes() -> None:
+    assert space_of({}).knob("criterion").choices == CRITERIA
+    assert not space_of({}).knob("criterion").ordered
+    can = replace(some.EVERYTHING, criteria=frozenset({"magnitude", "rate"}))
+    only = build_space(profile(layer("a"), layer("b.0", bias=0)), can)
+    assert only.knob("criterion").choices == ("magnitude", "rate")
+    policy = policy_of(space_of({}), order="prune", criterion="regrow", a__sparsity=0.5)
+    assert policy.criterion == "regrow"
+    assert not only.contains(policy)

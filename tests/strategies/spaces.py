@@ -41,6 +41,7 @@ from spaces import (
 from spaces.policy import (
     ALL_ORDERS,
     CLUSTER_INITS,
+    CRITERIA,
     DISTILLATION_KINDS,
     GRANULARITIES,
     PATTERNS,
@@ -97,6 +98,7 @@ def raw_policies(
         "cluster_init": st.sampled_from(CLUSTER_INITS),
         "scheme": st.sampled_from(SCHEMES),
         "granularity": st.sampled_from(GRANULARITIES),
+        "criterion": st.sampled_from(CRITERIA),
     }
 
 
@@ -132,6 +134,7 @@ def capabilities(draw: st.DrawFn) -> Capabilities:
         activation_bits=draw(_subset((8, 32))),
         orders=draw(st.just(frozenset(ALL_ORDERS)) | st.frozensets(orders, min_size=1, max_size=6)),
         distillation_kinds=draw(_subset(DISTILLATION_KINDS)),
+        criteria=draw(_subset(CRITERIA)),
     )
 
 
@@ -215,6 +218,7 @@ def restrictions(draw: st.DrawFn) -> dict[str, Any]:
         "cluster_init": ["density", ["linear", "random"]],
         "scheme": ["asymmetric", "drop"],
         "granularity": ["channel", ["tensor"]],
+        "criterion": ["regrow-rate", ["magnitude", "rate"], "drop"],
     }
     distillation: dict[str, list[Any]] = {
         "kind": ["logits", "drop", ["none", "attention"]],
@@ -242,6 +246,7 @@ EVERYTHING = Capabilities(
         for kind in KINDS
     },
     activation_bits=frozenset({8, 32}),
+    criteria=frozenset(CRITERIA),
 )
 
 

@@ -134,6 +134,8 @@ class WeightConstraint(nn.Module):
         centroids: (K,) parameter, or None before cluster.
         grid: of the weights, or of the centroids where there are any; None before quantize.
         bits: 32; 16 = half precision; less = `grid`.
+        regrows: whether masked weights are 0 in the forward pass but get their gradients (during
+            the prune stage's ramp only).
         moving: whether indices follow the latent weight (during the cluster stage only).
     """
 
@@ -147,6 +149,7 @@ class WeightConstraint(nn.Module):
         self.centroids: nn.Parameter | None = None
         self.grid: Grid | None = None
         self.bits = 32
+        self.regrows = False
         self.moving = False
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -158,7 +161,15 @@ class WeightConstraint(nn.Module):
             )
         else:
             values = self._stored(latent)
-        return values if self.mask is None else values * self.mask
+        if self.mask is None:
+            return values
+        if self.regrows:
+            return _straight_through(values, values.detach() * self.mask)
+        return values * self.mask
+
+    def dense(self, latent: Tensor) -> Tensor:
+        """As `forward` would be without the mask, before cluster. (weight shape)."""
+        return self._stored(latent)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The latent weight starts as the weight."""

@@ -221,7 +221,9 @@ def _stage_knobs(policy: Policy, stage: Stage) -> object:
     """The knobs that decide what a stage computes, JSON-ready."""
     match stage:
         case Stage.PRUNE:
-            return [(name, x.sparsity, x.pattern) for name, x in policy.layers]
+            knobs = [(name, x.sparsity, x.pattern) for name, x in policy.layers]
+            # Seeds of records made before there was a choice of criterion stay as they are.
+            return knobs if policy.criterion == "magnitude" else [policy.criterion, knobs]
         case Stage.CLUSTER:
             return [policy.cluster_init, [(name, x.clusters) for name, x in policy.layers]]
         case Stage.QUANTIZE:

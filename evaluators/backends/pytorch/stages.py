@@ -1,5 +1,6 @@
 """What each stage does to a student. DESIGN: every constraint established stays in force."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.constraint import fit_grid
 from evaluators.backends.pytorch.dead_paths import idle_weights, silent_inputs
 from evaluators.backends.pytorch.kmeans import kmeans
+from evaluators.backends.pytorch.rate import rate_importance
 from evaluators.backends.pytorch.student import Student, StudentLayer
 from spaces import LayerPolicy, Policy, kept_channels
 
@@ -34,13 +36,14 @@ def prune_schedule(
 
     Args:
         student: whose masks move.
-        policy: sparsities and patterns.
+        policy: sparsities, patterns and criterion.
         batch: prepared training inputs that tell which inputs of a layer are always 0; without
             them every input counts as alive.
     """
     asked = [(name, layer) for name, layer in policy.layers if layer.sparsity > 0]
     groups = {student.group_of(name).layers[0] for name, layer in asked if _whole(layer)}
 
+    elements = _Elements(student, policy.criterion, batch)
     silent: dict[str, Tensor] | None = None
 
     def move(step: int, steps: int) -> None:
@@ -55,7 +58,7 @@ def prune_schedule(
             sparsity = cubic_sparsity(step, steps, layer.sparsity)
             if not _whole(layer):
                 idle = idle_weights(student, name, (silent or {}).get(name))
-                _prune_elements(student, name, sparsity, idle)
+                elements.prune(name, sparsity, idle, steps=steps, last=last)
             elif name in groups:
                 _prune_channels(student, student.group_of(name), sparsity)
 
@@ -66,14 +69,59 @@ def _whole(layer: LayerPolicy) -> bool:
     return layer.pattern == "channel"
 
 
-def _prune_elements(student: Student, name: str, sparsity: float, idle: Tensor) -> None:
-    """The least magnitudes go, but first of all the weights on dead paths, whatever their size."""
-    layer = student.layers[name]
-    latent = layer.latent.detach()
-    magnitude = layer.effective().abs().masked_fill(idle, -1.0)
-    effective, hidden = _flat(magnitude), _flat(latent.abs().masked_fill(idle, -1.0))
-    pruned = smallest(effective, hidden, round(sparsity * len(effective)))
-    student.set_mask(name, torch.from_numpy(~pruned).view(latent.shape).to(latent.device))
+class _Elements:
+    """Prunes single weights by the policy's criterion, along one prune stage."""
+
+    def __init__(self, student: Student, criterion: str, batch: Tensor | None) -> None:
+        self._student = student
+        self._by_rate = "rate" in criterion
+        self._regrows = "regrow" in criterion
+        self._sample_shape = () if batch is None else tuple(batch.shape[1:])
+        #: What earlier stages made 0; None where nothing is masked. It never comes back.
+        self._established: dict[str, Tensor | None] = {}
+
+    def prune(self, name: str, sparsity: float, idle: Tensor, *, steps: int, last: bool) -> None:
+        """The least important go, but first of all the weights on dead paths, whatever their size.
+
+        Args:
+            name: of the layer.
+            sparsity: share of its weights that are masked afterwards.
+            idle: (weight shape) booleans, from `idle_weights`.
+            steps: of the stage; 0 when its training is over.
+            last: whether the ramp ends here.
+        """
+        layer = self._student.layers[name]
+        constraint, latent = layer.constraint, layer.latent.detach()
+        is_first = name not in self._established
+        if is_first:
+            self._established[name] = None if constraint.mask is None else constraint.mask == 0
+        # Settled clusters have frozen latent weights: nothing could say what should come back.
+        can_regrow = self._regrows and constraint.centroids is None
+        magnitude = constraint.dense(latent).abs() if can_regrow else layer.effective().abs()
+        barred = self._established[name]
+        if steps == 0 and constraint.mask is not None and not constraint.regrows:
+            # Training is over: what came back now would stand there untrained, instead of a weight
+            # that turned idle after the ramp.
+            magnitude, barred = layer.effective().abs(), constraint.mask == 0
+        # Before this stage's first move every position costs the same.
+        if self._by_rate and not is_first and constraint.mask is not None:
+            magnitude = rate_importance(magnitude, constraint.mask, self._picture(latent))
+        importance, hidden = magnitude.masked_fill(idle, -1.0), latent.abs().masked_fill(idle, -1.0)
+        if barred is not None:
+            importance = importance.masked_fill(barred, -float("inf"))
+        effective = _flat(importance)
+        pruned = smallest(effective, _flat(hidden), round(sparsity * len(effective)))
+        keep = torch.from_numpy(~pruned).view(latent.shape).to(latent.device)
+        if barred is not None:
+            keep &= ~barred  # more may be barred than the sparsity asks for
+        self._student.set_mask(name, keep)
+        constraint.regrows = can_regrow and not last
+
+    def _picture(self, weight: Tensor) -> tuple[int, ...] | None:
+        """(channels, height, width) if the layer is linear and sees the network's input."""
+        shape = self._sample_shape
+        sees_it = weight.dim() == 2 and len(shape) == 3 and math.prod(shape) == weight.shape[1]
+        return shape if sees_it else None
 
 
 def _prune_channels(student: Student, group: ChannelGroup, sparsity: float) -> None:

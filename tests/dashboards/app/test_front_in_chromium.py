@@ -159,8 +159,9 @@ def test_a_slider_picks_anew_and_says_why(at_desk: Reader, one: Snapshot) -> Non
         box, kb = float(reader.value("limit-kb-box")), float(reader.query()["kb"])
         assert box == pytest.approx(kb, rel=1e-5)
         words = reader.text("#answer")
-        assert "keep these limits" in words
+        assert "keep these limits" in words or "Nothing measured keeps these limits" in words
         if shipped(reader):
+            assert "keep these limits" in words
             assert "standard error of it" in words
             assert "the file size alone shuts out" in words
     assert len(seen) > 2

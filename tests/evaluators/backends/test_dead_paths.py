@@ -1,5 +1,6 @@
 """Weights that do nothing go first, and taking them away changes nothing."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -8,7 +9,8 @@ from evaluators.backends.pytorch.channels import channel_groups
 from evaluators.backends.pytorch.dead_paths import idle_weights, silent_inputs
 from evaluators.backends.pytorch.layers import compressible_layers
 from evaluators.backends.pytorch.student import Student
-from spaces import LayerPolicy, Policy
+from spaces import LayerPolicy, Policy, Stage
+from spaces.policy import CRITERIA
 from tests import networks
 
 
@@ -61,3 +63,26 @@ def test_they_are_pruned_before_any_other_and_the_sparsity_is_kept() -> None:
 def test_nothing_is_known_without_a_batch_or_a_mask() -> None:
     of = student(networks.trained(networks.make_mlp))
     assert not idle_weights(of, "1", None).any()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_what_turns_idle_after_the_ramp_brings_nothing_back(criterion: str) -> None:
+    """A weight that came back when training is over would stand there as it was when it went."""
+    batch = networks.images()[0].inputs[:50].clone()
+    of = student(networks.trained(networks.make_mlp))
+    layers = (("1", LayerPolicy(sparsity=0.5)),)
+    policy = Policy((Stage.PRUNE,), layers, criterion=criterion)
+    move = stages.prune_schedule(of, policy, batch)
+    steps = 100
+    for step in range(steps):
+        move(step, steps)
+    mask = of.layers["1"].constraint.mask
+    assert mask is not None
+    batch.flatten(1)[:, :8] = 0.0  # the schedule's own batch: these inputs are silent from now on
+    assert (mask[:, :8] > 0).any()
+    before = mask.clone()
+    move(1, 0)
+    after = of.layers["1"].constraint.mask
+    assert after is not None
+    assert idle_weights(of, "1", silent_inputs(of, batch)["1"]).any()
+    assert torch.equal(after, before)

@@ -25,10 +25,16 @@ def study(sim: Simulator, asked: GreyboxProposer, trials: int) -> list[Trial]:
 
 
 def test_it_finds_more_than_chance() -> None:
-    """Even from random policies; behind a warm start it begins far better."""
-    sim = simulate(4, budget=Budget(size_bytes=60_000))
-    found = study(sim, proposer(sim), 60)
-    assert sim.judge.hypervolume(found) > 1.3 * sim.judge.hypervolume(sim.random_trials(60))
+    """Even from random policies; behind a warm start it begins far better.
+
+    Over three seeds: few random policies fit so tight a budget, and one lucky one decides a seed.
+    """
+    found, chance = 0.0, 0.0
+    for seed in range(3):
+        sim = simulate(4, seed=seed, budget=Budget(size_bytes=60_000))
+        found += sim.judge.hypervolume(study(sim, proposer(sim), 60))
+        chance += sim.judge.hypervolume(sim.random_trials(60))
+    assert found > 1.3 * chance > 0
 
 
 def test_what_cannot_fit_is_not_proposed() -> None:

@@ -205,6 +205,7 @@ def test_the_gaussian_process_is_a_function_of_its_arguments() -> None:
         "cluster_init": "drop",
         "scheme": "drop",
         "granularity": "drop",
+        "criterion": "drop",
         "layers": {"*": drop},
     }
     sim = simulate(3, restrictions=restrictions)

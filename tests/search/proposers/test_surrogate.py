@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from search.proposers.surrogate import Features, LossScale, Surrogate
+from spaces import LayerPolicy, Policy, Stage
+from spaces.policy import CRITERIA
 from tests.simulator import simulate
 
 
@@ -54,3 +56,12 @@ def test_features_are_finite_and_tell_policies_apart() -> None:
     assert np.isfinite(rows).all()
     assert len(np.unique(rows, axis=0)) > 50
     assert np.array_equal(rows, Features(sim.judge).of(policies))
+
+
+def test_features_tell_criteria_apart() -> None:
+    sim = simulate(4)
+    layers = tuple((name, LayerPolicy(sparsity=0.9)) for name in sim.space.layer_names)
+    policies = [Policy((Stage.PRUNE,), layers, criterion=criterion) for criterion in CRITERIA]
+    rows = Features(sim.judge).of(policies)
+    changing = rows[:, rows.std(axis=0) > 0]
+    assert changing.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]

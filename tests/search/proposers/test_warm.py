@@ -36,6 +36,7 @@ from spaces import (
     build_space,
     format_order,
 )
+from spaces.policy import CRITERIA
 from spaces.search_space import CLUSTERS, SPARSITIES
 from tests.simulator import CAPABILITIES, Simulator, simulate
 
@@ -393,3 +394,26 @@ class TestBudgetsThatMayBeOutOfReach:
     def test_an_ordinary_budget_has_none(self) -> None:
         proposals = self.opening(SIM.profile.baseline_size_bytes // 4)
         assert not [p for p in proposals if p.origin == "beyond the budget"]
+
+
+class TestCriterion:
+    """Rungs are pruned by the best criterion known, where there is a choice."""
+
+    def rungs(self, criteria: frozenset[str]) -> list[Policy]:
+        space = build_space(SIM.profile, replace(CAPABILITIES, criteria=criteria))
+        policies = warm_policies(space, SIM.judge, M1, SizeModel(SIM.profile))
+        return [
+            policy
+            for policy in policies
+            if any(x.sparsity > 0 and x.pattern == "element" for _, x in policy.layers)
+        ]
+
+    def test_it_is_regrow_rate_where_the_space_offers_it(self) -> None:
+        rungs = self.rungs(frozenset(CRITERIA))
+        assert len(rungs) >= 5
+        assert {policy.criterion for policy in rungs} == {"regrow-rate"}
+
+    def test_it_is_magnitude_elsewhere(self) -> None:
+        rungs = self.rungs(frozenset({"magnitude"}))
+        assert len(rungs) >= 5
+        assert {policy.criterion for policy in rungs} == {"magnitude"}
