@@ -6,13 +6,23 @@ Importing this module imports no framework; the first call in a worker does.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from evaluators.messages import Profiled, Verified, WorkerContext
 from spaces import Failure, Identity, Measurement, Policy
 
 if TYPE_CHECKING:
     from evaluators.backends.pytorch.worker import Worker
 
-__all__ = ["baseline_sha256", "evaluate", "make_profile", "score_test", "setup", "verify"]
+__all__ = [
+    "baseline_sha256",
+    "evaluate",
+    "make_profile",
+    "score_samples",
+    "score_test",
+    "setup",
+    "verify",
+]
 
 
 _worker: "Worker | None" = None
@@ -54,6 +64,11 @@ def evaluate(identity: Identity, policy: Policy) -> Measurement | Failure:
 def score_test(sha256: str) -> tuple[float, float, int] | None:
     """See `Worker.score_test`."""
     return _require_worker().score_test(sha256)
+
+
+def score_samples(sha256: str) -> np.ndarray:
+    """See `Worker.score_samples`."""
+    return _require_worker().score_samples(sha256)
 
 
 def verify(path: str) -> Verified:

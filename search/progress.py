@@ -16,7 +16,7 @@ class Progress:
     """One moment of a phase.
 
     Attributes:
-        phase: "search", "finalists" or "test".
+        phase: "search", "finalists", "repeats", "correction" or "test".
         finished, asked: trials of this phase.
         failed, feasible: of the finished ones.
         best: the pick so far, None while nothing is feasible.

@@ -74,6 +74,7 @@ _OLD_CONSTRAINTS = "constraints"
 
 _SPEC, _PROFILE, _SPACE, _FORMAT = "spec", "profile", "space", FORMAT_ATTRIBUTE
 _DRIVER, _TEST_PREFIX, _TRIAL = "driver", "test:", "trial"
+_OPTIMISM_PREFIX = "optimism:"
 _FINALISTS_OF = "finalists_of"
 
 State = Literal["running", "finished", "resumable"]
@@ -166,6 +167,14 @@ class RecordReader:
             key.removeprefix(_TEST_PREFIX): value
             for key, value in self._attributes().items()
             if key.startswith(_TEST_PREFIX)
+        }
+
+    def optimism(self) -> dict[str, float]:
+        """Identity key of a pick -> what its choice flatters its validation metric by."""
+        return {
+            key.removeprefix(_OPTIMISM_PREFIX): float(value)
+            for key, value in self._attributes().items()
+            if key.startswith(_OPTIMISM_PREFIX)
         }
 
     def driver_state(self) -> DriverState:
@@ -345,6 +354,12 @@ class Record(RecordReader):
         if identity_key not in self._keys:
             raise ValueError(f"{identity_key} is not recorded, so it has no test scores")
         self._set_attribute(_TEST_PREFIX + identity_key, dict(scores))
+
+    def write_optimism(self, identity_key: str, value: float) -> None:
+        """Keep what a pick's choice flatters its validation metric by."""
+        if identity_key not in self._keys:
+            raise ValueError(f"{identity_key} is not recorded, so it was not chosen")
+        self._set_attribute(_OPTIMISM_PREFIX + identity_key, value)
 
     def close(self, *, is_finished: bool = False) -> None:
         """Say how it ended and let the next driver in. A second call does nothing.

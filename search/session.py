@@ -28,7 +28,7 @@ from search.proposers import make_proposer
 from search.proposers.warm import WarmProposer
 from search.record import Record, RecordReader
 from search.spec import StudySpec
-from search.study import Observer, run_finalists, run_search, score_on_test
+from search.study import Observer, correct_pick, run_finalists, run_search, score_on_test
 from spaces import (
     Budget,
     Capabilities,
@@ -354,12 +354,15 @@ class Answer:
         judge: what was fair.
         test_scores: identity key -> scores of the trials scored on the test split.
         certificate: set when nothing is within the budget.
+        optimism: what having been chosen flatters the pick's validation metric by, in its unit;
+            None before it was looked at.
     """
 
     front: Front
     judge: Judge
     test_scores: Mapping[str, Mapping[str, Any]]
     certificate: Certificate | None
+    optimism: float | None = None
 
     @property
     def is_met(self) -> bool:
@@ -376,7 +379,8 @@ def answer_of(record: RecordReader) -> Answer:
     if not front.members:
         fidelities = (spec.fidelity, spec.full_fidelity)
         certificate = answer_certificate(trials, finalists, judge, fidelities)
-    return Answer(front, judge, record.test_scores(), certificate)
+    optimism = record.optimism().get(front.pick.identity.key) if front.pick else None
+    return Answer(front, judge, record.test_scores(), certificate, optimism)
 
 
 def drive(
@@ -413,5 +417,7 @@ def drive(
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     run_search(record, engine, proposer, kept, observer, deadline_s)
     run_finalists(record, engine, kept, observer)
-    score_on_test(record, engine, kept, observer, answer_of(record).front.members)
+    front = answer_of(record).front
+    correct_pick(record, engine, kept, observer, front.fidelity)
+    score_on_test(record, engine, kept, observer, front.members)
     return answer_of(record)

@@ -10,16 +10,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import numpy as np
+
 from evaluators import tasks
 from search.engines import Engine
-from search.finalists import choose_finalists
+from search.finalists import choose_finalists, worth_repeating
 from search.kept import KeptFiles
+from search.optimism import chosen_again, optimism
 from search.progress import Progress, ProgressTracker
 from search.proposers.base import Proposer
 from search.record import Record
-from spaces import Failure, Identity, InvalidRequest, Measurement, Policy, Trial, WorkerLost
+from spaces import Failure, Front, Identity, InvalidRequest, Measurement, Policy, Trial, WorkerLost
 
-__all__ = ["Job", "Observer", "run_finalists", "run_search", "score_on_test"]
+__all__ = ["Job", "Observer", "correct_pick", "run_finalists", "run_search", "score_on_test"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,7 +125,7 @@ def run_search(
 
 
 def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Observer) -> None:
-    """Run distinct members of the search's front again at full fidelity.
+    """Run distinct members of the search's front again at full fidelity, close calls twice.
 
     They are chosen from the finished search, so a resumed study chooses the same.
     """
@@ -142,8 +145,33 @@ def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Obs
         for t in chosen
     ]
     waiting = [job for job in jobs if job.identity.key not in known]
+    _run_full(record, engine, kept, observer, waiting, "finalists")
+    done = record.finalists()
+    known = {trial.identity.key for trial in done}
+    again = [
+        Job(
+            spec.identity(t.policy, spec.full_fidelity, repeat=1),
+            t.policy,
+            f"new seed of {t.number}",
+            len(done),
+        )
+        for t in worth_repeating(done, record.judge, spec.full_fidelity)
+    ]
+    waiting = [job for job in again if job.identity.key not in known]
+    _run_full(record, engine, kept, observer, waiting, "repeats")
+
+
+def _run_full(
+    record: Record,
+    engine: Engine,
+    kept: KeptFiles,
+    observer: Observer,
+    waiting: list[Job],
+    phase: str,
+) -> None:
+    done = record.finalists()
     # After a timeout and a resume, earlier finalists need not be among the chosen ones.
-    tracker = ProgressTracker("finalists", len(done) + len(waiting), record.judge, done)
+    tracker = ProgressTracker(phase, len(done) + len(waiting), record.judge, done)
 
     def next_jobs(_: Sequence[Job], count: int) -> list[Job]:
         taken, waiting[:] = waiting[:count], waiting[count:]
@@ -188,6 +216,52 @@ def score_on_test(
         scores = {"metric": metric, "metric_se": error, "samples": samples}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
         tracker.add(trial)
+
+
+def correct_pick(
+    record: Record, engine: Engine, kept: KeptFiles, observer: Observer, fidelity: int
+) -> None:
+    """Record what having been chosen flatters the pick's validation metric by.
+
+    The pick's rivals are those whose files are kept, that is all that were not dominated when they
+    finished: no other could have taken its place but by more luck than a standard error.
+
+    Args:
+        record, engine, kept, observer: of the study.
+        fidelity: of the answer's front.
+    """
+    trials = [*record.trials(), *record.finalists()]
+    pick = Front.of(trials, record.judge, fidelity).pick
+    if pick is None or pick.identity.key in record.optimism():
+        return
+    # Two policies may give one file: it is one rival.
+    by_file = {
+        t.measurement.sha256: t
+        for t in (*trials, pick)
+        if t.measurement is not None
+        and t.identity.fidelity == fidelity
+        and (t is pick or kept.path(t.measurement.sha256).is_file())
+    }
+    rivals = list(by_file.values())
+
+    def beat() -> None:
+        record.write_driver(_driver_payload(engine, tracker.now(), ()))
+
+    tracker = ProgressTracker("correction", len(rivals), record.judge, ())
+    rows = []
+    for trial in rivals:
+        measurement = trial.measurement
+        assert measurement is not None
+        try:
+            if not kept.path(measurement.sha256).is_file():
+                _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
+            rows.append(_retried(engine, beat, tasks.score_samples, measurement.sha256))
+        except (InvalidRequest, WorkerLost) as refusal:
+            observer.notice(f"the pick's validation figure is not corrected: {refusal}")
+            return
+        tracker.add(trial)
+    value = optimism(np.array(rows), chosen_again(rivals, record.judge, fidelity))
+    record.write_optimism(pick.identity.key, value)
 
 
 def _retried(

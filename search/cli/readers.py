@@ -74,6 +74,7 @@ def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
         "hypervolume": front.hypervolume,
         "front": [row(trial) for trial in front.members],
         "pick": row(front.pick) if front.pick else None,
+        "pick_optimism": answer.optimism,
     }
     if answer.certificate is not None:
         certificate: Certificate = answer.certificate

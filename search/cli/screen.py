@@ -239,6 +239,12 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
         f"{escape(latency_text(values))}. The smallest within one standard error of the best.",
         highlight=False,
     )
+    if answer.optimism is not None:
+        fair = judge.metric.format(values.metric - answer.optimism)
+        console.print(
+            f"Corrected for having been chosen on the same samples it is {escape(fair)}.",
+            highlight=False,
+        )
 
 
 def print_certificate(

@@ -1,11 +1,12 @@
 """Who runs again at full fidelity, and whose front is the answer."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from search.finalists import answer_front, choose_finalists
+from search.finalists import answer_front, choose_finalists, worth_repeating
 from spaces import Budget, Front, Trial, hypervolume, nondominated
 from spaces.front import default_max_drop, pick
 from tests.simulator import FIDELITY, FULL_FIDELITY, Simulator, simulate
@@ -107,3 +108,26 @@ def test_the_answer_is_the_finalists_front_where_it_has_a_member(
     assert answered == Front.of(full, sim.judge, FULL_FIDELITY)
     failed = [sim.trial(0, chosen[0].policy, fidelity=FULL_FIDELITY, failure="killed")]
     assert answer_front(trials, failed, sim.judge, fidelities) == searched
+
+
+def test_only_close_calls_and_the_pick_are_repeated() -> None:
+    sim = simulate(3)
+    trials = sim.random_trials(30)
+    fidelity = trials[0].identity.fidelity
+    again = worth_repeating(trials, sim.judge, fidelity)
+    front = Front.of(trials, sim.judge, fidelity)
+    assert front.pick in again
+    assert len(again) < len(trials)
+    # With no doubt at all about a metric only the pick is left.
+    sure = [
+        replace(t, outcome=replace(t.measurement, metric_se=0.0)) for t in trials if t.measurement
+    ]
+    pick = Front.of(sure, sim.judge, fidelity).pick
+    assert worth_repeating(sure, sim.judge, fidelity) == [pick]
+
+
+def test_repeats_are_not_repeated() -> None:
+    sim = simulate(3)
+    trials = sim.random_trials(10)
+    repeats = [replace(t, identity=replace(t.identity, repeat=1)) for t in trials]
+    assert worth_repeating(repeats, sim.judge, trials[0].identity.fidelity) == []

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from search import study as study_module
+from search.finalists import worth_repeating
 from search.proposers.base import Proposal
 from search.record import Record
-from search.study import run_finalists, run_search, score_on_test
-from spaces import Failure, InvalidRequest, Policy, StudyBroken, Trial
+from search.study import correct_pick, run_finalists, run_search, score_on_test
+from spaces import Failure, Front, InvalidRequest, Policy, StudyBroken, Trial
 from tests.search.simulated import (
     SimulatedEngine,
     Watcher,
@@ -216,10 +217,15 @@ def test_finalists_run_once_at_full_fidelity(record: Record, sim: Simulator) -> 
     search(record, sim)
     watcher, _ = finalists(record, sim)
     made = record.finalists()
-    assert 0 < len(made) <= sim.spec.finalists
+    first = [trial for trial in made if trial.identity.repeat == 0]
+    assert 0 < len(first) <= sim.spec.finalists
     assert {trial.identity.fidelity for trial in made} == {FULL_FIDELITY}
     searched = {trial.policy.digest: trial.number for trial in record.trials()}
-    assert all(t.origin == f"finalist of {searched[t.policy.digest]}" for t in made)
+    assert all(t.origin == f"finalist of {searched[t.policy.digest]}" for t in first)
+    close = worth_repeating(first, record.judge, FULL_FIDELITY)
+    assert [t.policy for t in made[len(first) :]] == [t.policy for t in close]
+    assert all(t.identity.repeat == 1 for t in made[len(first) :])
+    assert [t.origin for t in made[len(first) :]] == [f"new seed of {t.number}" for t in close]
     assert watcher.finished[-1][1].finished == watcher.finished[-1][1].asked == len(made)
     again, engine = finalists(record, sim)
     assert (again.finished, engine.ran) == ([], [])
@@ -336,3 +342,33 @@ def test_a_workload_without_a_test_split_is_asked_once(record: Record, sim: Simu
     score_on_test(record, engine, kept_files(record), watcher, record.trials())
     assert [door for door, _ in engine.ran].count("test") == 1
     assert (record.test_scores(), watcher.notices) == ({}, [])
+
+
+def test_the_pick_is_corrected_once(record: Record, sim: Simulator) -> None:
+    search(record, sim)
+    finalists(record, sim)
+    engine = engine_of(record, sim)
+    for _ in range(2):
+        correct_pick(record, engine, kept_files(record), Watcher(), FULL_FIDELITY)
+    pick = Front.of(record.finalists(), record.judge, FULL_FIDELITY).pick
+    assert pick is not None
+    assert list(record.optimism()) == [pick.identity.key]
+    looked_at = [sha256 for what, sha256 in engine.ran if what == "samples"]
+    assert pick.measurement is not None
+    assert pick.measurement.sha256 in looked_at
+    assert len(looked_at) == len(set(looked_at))
+
+
+def test_a_file_that_cannot_be_read_costs_the_correction_alone(
+    record: Record, sim: Simulator
+) -> None:
+    search(record, sim)
+    finalists(record, sim)
+    engine, watcher = engine_of(record, sim), Watcher()
+    pick = Front.of(record.finalists(), record.judge, FULL_FIDELITY).pick
+    assert pick is not None
+    assert pick.measurement is not None
+    engine.broken[pick.measurement.sha256] = InvalidRequest("damaged")
+    correct_pick(record, engine, kept_files(record), watcher, FULL_FIDELITY)
+    assert record.optimism() == {}
+    assert "not corrected: damaged" in watcher.notices[0]

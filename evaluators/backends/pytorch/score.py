@@ -3,12 +3,12 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evaluators.workloads.base import Split, Workload, correct
 from spaces import InvalidRequest
 
-__all__ = ["Score", "evaluate", "task_loss"]
+__all__ = ["Score", "evaluate", "sample_scores", "task_loss"]
 
 #: Samples a forward pass: more are no faster, and feature maps fall out of the cache.
 BATCH = 250
@@ -29,6 +29,26 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
     Raises:
         InvalidRequest: `score` does not give one finite number a sample.
     """
+    values = sample_scores(model, workload, split)
+    mean = values.mean().item()
+    if not math.isfinite(mean):
+        raise InvalidRequest(f"workload {workload.name}: the metric is {mean}, not a finite number")
+    deviation = values.std().item() if len(values) > 1 else 0.0
+    return mean, deviation / math.sqrt(len(values)), len(values)
+
+
+@torch.no_grad()
+def sample_scores(model: nn.Module, workload: Workload, split: Split) -> Tensor:
+    """(samples,) float64, each sample's score.
+
+    Args:
+        model: in eval mode, on the split's device.
+        workload: gives `prepare` and `score`.
+        split: which samples.
+
+    Raises:
+        InvalidRequest: `score` does not give one number a sample.
+    """
     scores = []
     for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
         # A copy: a network that computes in place would change the stored samples.
@@ -39,12 +59,7 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
                 f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}{_hint(workload)}"
             )
         scores.append(values.double())
-    values = torch.cat(scores)
-    mean = values.mean().item()
-    if not math.isfinite(mean):
-        raise InvalidRequest(f"workload {workload.name}: the metric is {mean}, not a finite number")
-    deviation = values.std().item() if len(values) > 1 else 0.0
-    return mean, deviation / math.sqrt(len(values)), len(values)
+    return torch.cat(scores)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from evaluators.backends.pytorch.layers import check_model, compressible_layers,
 from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
 from evaluators.backends.pytorch.randomness import seeded
-from evaluators.backends.pytorch.score import Score, evaluate
+from evaluators.backends.pytorch.score import Score, evaluate, sample_scores
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import TrainingData
 from evaluators.checker import broken_constraints, unrounded_activations
@@ -284,6 +284,17 @@ class Worker:
         data = self._read(self._path(sha256))
         model = load_artifact(self.workload.model, decode(data))
         return evaluate(model, self.workload, self.workload.test)
+
+    def score_samples(self, sha256: str) -> np.ndarray:
+        """(validation samples,) float32 scores of a kept file.
+
+        Raises:
+            InvalidRequest: no such file, or a damaged one.
+        """
+        model = load_artifact(self.workload.model, decode(self._read(self._path(sha256))))
+        scores = sample_scores(model, self.workload, self.workload.validation)
+        values: np.ndarray = scores.float().cpu().numpy()
+        return values
 
     def verify(self, path: Path) -> Verified:
         """Decode any file and score it again on the validation split.

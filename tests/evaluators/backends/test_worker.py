@@ -491,6 +491,14 @@ def test_a_regression(bench: Callable[[str], Bench]) -> None:
     assert trained.metric_se == pytest.approx(errors.std(ddof=1) / np.sqrt(200), rel=1e-3)
 
 
+def test_sample_scores_are_those_of_the_kept_file(bench: Callable[[str], Bench]) -> None:
+    room = bench("mlp")
+    trained = room.measure(OTHER)
+    scores = room.worker.score_samples(trained.sha256)
+    assert scores.shape == (trained.metric_samples,)
+    assert scores.mean() == pytest.approx(trained.metric, abs=1e-6)
+
+
 def test_the_test_split_is_scored_from_the_kept_file(bench: Callable[[str], Bench]) -> None:
     room = bench("mlp")
     metric = room.worker.score_test(room.measure(OTHER).sha256)

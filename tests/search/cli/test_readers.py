@@ -46,8 +46,9 @@ def test_show(done: Path, search: Search) -> None:
         assert words in said.out
     assert Trial.from_dict(search("show", "3", "--json").json) == record().trials()[3]
     assert "done #3 " in search("show", "#3").out
-    full = search("show", "0@full")
-    assert "done #0@full " in full.out
+    picked = search("front", "--json").json["pick"]["trial"]
+    full = search("show", picked)
+    assert f"done #{picked} " in full.out
     assert "on the test split" in full.out
     assert Trial.from_dict(search("show", "#0@full", "--json").json) == record().finalists()[0]
 

@@ -53,6 +53,7 @@ def test_json_is_all_of_stdout(net: Path, search: Search) -> None:
     assert hashlib.sha256(file.read_bytes()).hexdigest() == answer["pick"]["sha256"]
     assert file.stat().st_size == answer["pick"]["size_bytes"]
     assert answer["pick"]["test"]["samples"] == 500
+    assert abs(answer["pick_optimism"]) < 0.1
     assert "<html" in Path(answer["report"]).read_text(encoding="utf-8").lower()
     for row in answer["front"]:
         kept = record("net-m1-1").location.artifacts_dir / f"{row['sha256']}.packed"
