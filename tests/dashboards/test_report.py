@@ -65,7 +65,7 @@ def test_the_answer_comes_first(page: Page) -> None:
     assert "test accuracy" in words
     assert "97.12 %" in words
     assert "latency, modelled" in words
-    assert "finalist 0@full" in words
+    assert re.search(r"finalist \d+@full", words)
 
 
 def test_all_figures_are_there_with_words_and_tables(page: Page) -> None:
