@@ -36,8 +36,8 @@ __all__ = ["VICTIMS", "kill_once", "main", "nodes_of", "three_nodes"]
 
 VICTIMS = ("worker", "raylet", "driver")
 NOTES = (
-    f"Each row is a study of {TRIALS} trials and up to {FINALISTS} finalists on two workers; "
-    "three emulated nodes on one machine, the head without CPUs.",
+    f"Each row is a study of {TRIALS} trials and up to {FINALISTS} finalists with two workers.",
+    "Three emulated nodes on one machine, the head without CPUs; a killed one is replaced after.",
     "passed: as in kills.md; after a killed worker or raylet the same `search run` finishes.",
 )
 
@@ -62,12 +62,14 @@ def nodes_of(cluster: Any) -> list[Any]:
     return sorted(cluster.worker_nodes, key=lambda node: str(node.unique_id))
 
 
-def workers_here() -> list[int]:
-    """Ray names the process of an actor after its class."""
+def workers_of_cluster(cluster: Any) -> list[int]:
+    """Ray names the process of an actor after its class; its parent is the node's raylet."""
+    raylets = {node.all_processes["raylet"][0].process.pid for node in nodes_of(cluster)}
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if (entry / "cmdline").read_bytes().startswith(b"ray::WorkerProcess"):
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent in raylets and b"WorkerProcess" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 
@@ -78,16 +80,18 @@ def kill_once(root: Path, cluster: Any, victim: str, rng: random.Random, engine:
     write_workload(root)
     study, after = Study(root), rng.randrange(TRIALS - 1)
     ray = ("--engine", "ray", "--ray-address", cluster.address)
-    where = ("--study", STUDY, "--storage", str(root / "runs"))
+    where = ("--storage", str(root / "runs"), *ray)
     asked = f"--trials {TRIALS} --finalists {FINALISTS} --workers 2 --seed {rng.randrange(1000)}"
-    driver = study.start("run", "net.py:workload", "--target", "m1", *asked.split(), *where, *ray)
+    driver = study.start(
+        "run", "net.py:workload", "--target", "m1", *asked.split(), *where, "--study", STUDY
+    )
     deadline = time.monotonic() + 120
     while trials_in(study.journal_bytes()) < after or not study.journal.exists():
         if time.monotonic() > deadline or driver.poll() is not None:
             raise TimeoutError(f"no {after} trials in time:\n{study.log()}")
         time.sleep(0.005)
     time.sleep(rng.uniform(0.02, 0.4))
-    workers, wrong = workers_here(), []
+    workers, wrong = workers_of_cluster(cluster), []
     if victim == "worker":
         os.kill(rng.choice(workers), signal.SIGKILL)
     elif victim == "raylet":
@@ -100,7 +104,7 @@ def kill_once(root: Path, cluster: Any, victim: str, rng: random.Random, engine:
     wrong += orphans(workers)
     if victim == "raylet":
         cluster.add_node(num_cpus=1)
-    code = study.start("resume", *where[1:2], *where[2:], "--workers", "2", *ray).wait(timeout=180)
+    code = study.start("resume", STUDY, "--workers", "2", *where).wait(timeout=180)
     wrong += [f"search resume ended with {code}"] if code else []
     wrong += ["a traceback was printed"] if "Traceback" in study.log() else []
     wrong += differences(study, before, engine)
@@ -121,11 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10, help="for each victim")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=VICTIMS, action="append", help="may be repeated")
     parser.add_argument("--quick", action="store_true", help="write no table")
     parsed = parser.parse_args(arguments)
     rng, rows = random.Random(parsed.seed), []
     with three_nodes() as cluster, LocalEngine(1) as engine:
-        for victim in VICTIMS:
+        for victim in parsed.only or VICTIMS:
             for _ in range(parsed.times):
                 with tempfile.TemporaryDirectory(prefix="ray-kills-") as folder:
                     row = kill_once(Path(folder), cluster, victim, rng, engine)

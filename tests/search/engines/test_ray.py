@@ -183,3 +183,72 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
         assert len(set(pids)) == 2
         driver.send_signal(signal.SIGKILL)
     assert gone(pids, within_s=20)
+
+
+ELASTIC = """
+import time
+from ray.cluster_utils import Cluster
+from search.engines.ray import RayEngine
+from tests.contracts.test_engines import divide, nap
+
+
+def until(holds):
+    deadline = time.monotonic() + 40
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert holds()
+
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+engine = RayEngine(None, address=cluster.address)
+assert engine.workers == 1
+node = cluster.add_node(num_cpus=1)
+until(lambda: engine.workers == 2 and len(engine.pids) == 2)
+assert len({f.result() for f in [engine.submit(nap, 0.5) for _ in range(4)]}) == 2
+cluster.remove_node(node, allow_graceful=False)
+until(lambda: engine.workers == 1)
+assert engine.submit(divide, 4, 2).result(timeout=60) == 2
+engine.kill()
+cluster.shutdown()
+print("elastic")
+"""
+
+
+def test_nodes_join_and_leave(tmp_path: Path) -> None:
+    """In a process of its own: this one is in the session's cluster."""
+    (tmp_path / "elastic.py").write_text(ELASTIC, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "elastic.py")],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.stdout.strip().endswith("elastic"), done.stdout + done.stderr
+
+
+def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
+    """Ray compares versions when it joins; a node pretends to be of another one."""
+    code = (
+        "import sys, ray._version as v; v.version = '2.1.0'\n"
+        "import ray; ray.__version__ = '2.1.0'\n"
+        "from search.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    write_workload(tmp_path)
+    flags = ["--engine=ray", f"--ray-address={address()}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "net.py:workload", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot join the cluster: Version mismatch" in done.stderr
+    assert "Traceback" not in done.stderr
