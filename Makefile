@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -53,12 +53,15 @@ bench-proposers: $(STAMP) ## proposers compared, on the simulator and on real ne
 kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
 	$(BIN)/python -m bench.kills
 
+ray-kill-test: $(STAMP) ## kill -9 of workers, raylets and drivers in a Ray cluster of three nodes
+	$(BIN)/python -m bench.ray_kills
+
 picture: $(STAMP) ## make README's picture again from the latest study
 	$(BIN)/python -m bench.picture
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("evaluators.backends", "evaluators.workloads"),
     "tensorflow": (),
-    "ray": (),
+    "ray": ("search.engines.ray",),
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),

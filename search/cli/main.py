@@ -19,7 +19,7 @@ EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
 DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
-ENGINES = ("local", "in-process")
+ENGINES = ("local", "in-process", "ray")
 
 _EXAMPLES = """\
 examples:
@@ -62,6 +62,17 @@ def share_of_points(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be at least 0, but got {text}")
     return value
+
+
+def resource(text: str) -> tuple[str, float]:
+    """An argparse type: NAME=AMOUNT of something a Ray node advertises."""
+    name, equals, amount = text.rpartition("=")
+    if not equals or not name or name in ("CPU", "GPU"):
+        raise argparse.ArgumentTypeError(
+            "must be NAME=AMOUNT, e.g. bigmem=1 (CPU and GPU have their own flags), "
+            f"but got {text!r}"
+        )
+    return name, positive_float(amount)
 
 
 def _number(kind: Callable[[str], float], text: str, what: str) -> float:
@@ -139,7 +150,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     how.add_argument("--proposer", choices=PROPOSERS, default="greybox", help="(default greybox)")
     how.add_argument("--seed", type=count, default=0, metavar="N", help="(default 0)")
     how.add_argument("--space", metavar="FILE", help="a TOML file that narrows the space")
-    _engine_arguments(how)
+    _engine_arguments(run_parser, how)
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _storage_argument(how)
     how.add_argument("--study", metavar="NAME", help="(default WORKLOAD-TARGET-number)")
@@ -159,7 +170,7 @@ def _add_resume(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--trials", type=positive_int, metavar="N", help="ask for this many in all instead"
     )
     resume.add_argument("--timeout", type=positive_float, metavar="SECONDS", help="see run")
-    _engine_arguments(resume)
+    _engine_arguments(resume, resume)
     _storage_argument(resume)
     _json_argument(resume)
 
@@ -248,9 +259,33 @@ def _study_position(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", help="(default: the latest)")
 
 
-def _engine_arguments(parser: "argparse._ActionsContainer") -> None:
-    parser.add_argument("--workers", type=positive_int, metavar="N", help="(default: the cores)")
+def _engine_arguments(
+    command: argparse.ArgumentParser, parser: "argparse._ActionsContainer"
+) -> None:
+    parser.add_argument(
+        "--workers", type=positive_int, metavar="N",
+        help="(default: the cores; with ray as many as the cluster holds)",
+    )  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, default="local", help="(default local)")
+    ray = command.add_argument_group("with --engine ray")
+    ray.add_argument(
+        "--ray-address", metavar="ADDRESS",
+        help="auto (default: the cluster this machine is in), HOST:PORT, ray://HOST:PORT, or local",
+    )  # fmt: skip
+    ray.add_argument(
+        "--cpus-per-trial", type=positive_float, metavar="N", help="what Ray sets aside (default 1)"
+    )
+    ray.add_argument(
+        "--gpus-per-trial", type=positive_float, metavar="N", help="e.g. 0.25: four trials a GPU"
+    )
+    ray.add_argument(
+        "--resource-per-trial", type=resource, action="append", metavar="NAME=N",
+        help="a resource that nodes advertise; may be repeated",
+    )  # fmt: skip
+    ray.add_argument(
+        "--ray-wait", type=positive_float, metavar="SECONDS",
+        help="give up when no node could run a trial for so long (default 120)",
+    )  # fmt: skip
 
 
 def _storage_argument(parser: "argparse._ActionsContainer") -> None:

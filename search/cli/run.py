@@ -52,10 +52,11 @@ from search.session import (
 )
 from spaces import InvalidRequest, StudyBroken
 
-__all__ = ["open_engine", "read_restrictions", "resume_command", "run_command"]
+__all__ = ["engine_of", "open_engine", "read_restrictions", "resume_command", "run_command"]
 
 MOST_DEFAULT_WORKERS = 8
 DRY_RUN_POLICIES = 12
+DEFAULT_RAY_WAIT_S = 120.0
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         restrictions=read_restrictions(arguments.space),
     )
     load_target(request.target)  # a typing error should not wait for a worker
-    with _interrupts(), open_engine(arguments.engine, arguments.workers) as engine:
+    with _interrupts(), engine_of(arguments) as engine:
         with console.status("a worker scores the baseline and scans its layers"):
             prepared = prepare(request, engine, location)
         print_prepared(console, prepared)
@@ -95,7 +96,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
     """Go on with a study."""
     console = make_console(stderr=True)
     location = _known_location(arguments)
-    with _interrupts(), open_engine(arguments.engine, arguments.workers) as engine:
+    with _interrupts(), engine_of(arguments) as engine:
         record = Record.open(location)
         if arguments.trials is not None:
             with _closed_on_error(record):
@@ -317,6 +318,46 @@ def _known_location(arguments: argparse.Namespace) -> StudyLocation:
 
 
 @contextmanager
+def engine_of(arguments: argparse.Namespace) -> Iterator[Engine]:
+    """The engine that `--engine` and its flags ask for; see `open_engine`.
+
+    Raises:
+        InvalidRequest: a flag of another engine, or a cluster that cannot be joined.
+    """
+    if arguments.engine == "ray":
+        with _ended(_ray_engine(arguments)) as engine:
+            yield engine
+        return
+    flags = ("ray_address", "cpus_per_trial", "gpus_per_trial", "resource_per_trial", "ray_wait")
+    for name in flags:
+        if getattr(arguments, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise InvalidRequest(f"{flag} is for --engine ray, but got --engine {arguments.engine}")
+    with open_engine(arguments.engine, arguments.workers) as engine:
+        yield engine
+
+
+def _ray_engine(arguments: argparse.Namespace) -> Engine:
+    from search.engines.ray import Needs, RayEngine  # noqa: PLC0415 -- an optional extra
+
+    needs = Needs(
+        cpus=arguments.cpus_per_trial or 1.0,
+        gpus=arguments.gpus_per_trial or 0.0,
+        resources=dict(arguments.resource_per_trial or ()),
+    )
+    if needs.gpus > 1 and not needs.gpus.is_integer():
+        raise InvalidRequest(
+            f"--gpus-per-trial above 1 must be a whole number, but got {needs.gpus:g}"
+        )
+    return RayEngine(
+        arguments.workers,
+        address=arguments.ray_address or "auto",
+        needs=needs,
+        patience_s=arguments.ray_wait or DEFAULT_RAY_WAIT_S,
+    )
+
+
+@contextmanager
 def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
     """An engine whose workers end with the block: nothing of theirs is still wanted then.
 
@@ -326,7 +367,12 @@ def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
     if name == "in-process" and (workers or 1) != 1:
         raise InvalidRequest(f"--workers must be 1 with --engine in-process, but got {workers}")
     default = 1 if name == "in-process" else min(MOST_DEFAULT_WORKERS, _cores())
-    engine = ENGINES[name](workers or default)
+    with _ended(ENGINES[name](workers or default)) as engine:
+        yield engine
+
+
+@contextmanager
+def _ended(engine: Engine) -> Iterator[Engine]:
     try:
         yield engine
     finally:

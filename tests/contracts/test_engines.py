@@ -14,15 +14,19 @@ import pytest
 
 from search.engines import Engine, InProcessEngine, LocalEngine
 from spaces import InvalidRequest, WorkerLost
+from tests.clusters import HAS_RAY, ray_engine
 
 #: Name -> how it is made; those which have worker processes are named in HAS_PROCESSES too.
 ENGINES: dict[str, Callable[[], Engine]] = {
     "in-process": InProcessEngine,
     "local": lambda: LocalEngine(2),
+    "ray": lambda: ray_engine(2),
 }
-HAS_PROCESSES = ("local",)
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
+RAY = pytest.param("ray", marks=needs_ray)
+HAS_PROCESSES = ("local", RAY)
 
-each_engine = pytest.mark.parametrize("name", sorted(ENGINES))
+each_engine = pytest.mark.parametrize("name", ["in-process", "local", RAY])
 each_engine_of_processes = pytest.mark.parametrize("name", HAS_PROCESSES)
 
 
@@ -211,14 +215,16 @@ def test_kill_ends_everything_at_once(engine: Engine, tmp_path: Path) -> None:
 @each_engine_of_processes
 def test_kill_leaves_other_engines_alone(engine: Engine, name: str) -> None:
     with ENGINES[name]() as other:
-        pid = other.submit(nap, 0).result()
+        pids = {f.result() for f in [other.submit(nap, 0.2) for _ in range(2 * other.workers)]}
         engine.submit(nap, 0).result()
         engine.kill()
-        assert other.submit(nap, 0).result() == pid
+        after = {f.result() for f in [other.submit(nap, 0.2) for _ in range(2 * other.workers)]}
+        assert after == pids
 
 
 @each_engine_of_processes
 def test_a_waiting_task_can_be_cancelled(engine: Engine) -> None:
+    wait([engine.submit(nap, 0.2) for _ in range(engine.workers)])  # every worker is there
     running = [engine.submit(nap, 0.3) for _ in range(engine.workers)]
     waiting = engine.submit(nap, 60)
     assert waiting.cancel()

@@ -1,0 +1,34 @@
+"""One Ray cluster for a whole test session: a start takes seconds, an engine then milliseconds."""
+
+import importlib.util
+from typing import Any
+
+from search.engines import Engine
+
+__all__ = ["HAS_RAY", "ray_engine", "session_cluster"]
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+_started: list[Any] = []
+
+
+def session_cluster() -> None:
+    """Start it, once a process; Ray ends it with the process.
+
+    It pretends to have 4 CPUs and 2 GPUs: no test may need more cores than the machine has.
+    """
+    if not _started:
+        import ray
+
+        from search.engines.ray import cluster  # first: it turns usage reports off
+
+        assert cluster.RAY_CLIENT
+        quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+        _started.append(ray.init(address="local", num_cpus=4, num_gpus=2, **quiet))
+
+
+def ray_engine(workers: int, **options: Any) -> Engine:
+    """An engine on the session's cluster."""
+    session_cluster()
+    from search.engines.ray import RayEngine
+
+    return RayEngine(workers, **options)
