@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spaces.policy import ALL_ORDERS, Stage, format_order
+from spaces.policy import ALL_ORDERS, GRANULARITIES, SCHEMES, Stage, format_order
 
 __all__ = ["Capabilities", "LayerCapabilities"]
 
@@ -31,6 +31,7 @@ class Capabilities:
         activation_bits: for the whole network.
         orders: the stage orders it can run.
         distillation_kinds: which distillation losses exist.
+        schemes, granularities: of the quantization grids.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Capabilities:
     activation_bits: frozenset[int] = frozenset({32})
     orders: frozenset[tuple[Stage, ...]] = frozenset(ALL_ORDERS)
     distillation_kinds: frozenset[str] = frozenset({"none", "logits", "attention"})
+    schemes: frozenset[str] = frozenset(SCHEMES)
+    granularities: frozenset[str] = frozenset(GRANULARITIES)
 
     def intersect(self, other: "Capabilities") -> tuple["Capabilities", tuple[str, ...]]:
         """What both can do, and one sentence for each thing one side removed from the other."""
@@ -68,6 +71,8 @@ class Capabilities:
             distillation_kinds=both(
                 "distillation", self.distillation_kinds, other.distillation_kinds
             ),
+            schemes=both("scheme", self.schemes, other.schemes),
+            granularities=both("granularity", self.granularities, other.granularities),
         )
         return result, tuple(removed)
 

@@ -256,8 +256,8 @@ def build_space(
         "distillation.weight": WEIGHTS,
         "activation_bits": _keep(BITS, capabilities.activation_bits),
         "cluster_init": CLUSTER_INITS,
-        "scheme": SCHEMES,
-        "granularity": GRANULARITIES,
+        "scheme": _keep(SCHEMES, capabilities.schemes),
+        "granularity": _keep(GRANULARITIES, capabilities.granularities),
     }
     layer_patterns = _layer_patterns(profile, capabilities)
     for layer in profile.layers:

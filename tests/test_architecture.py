@@ -33,7 +33,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),
     "coremltools": (),
-    "onnxruntime": (),
+    "onnx": ("evaluators.artifacts.onnx",),
+    "onnxruntime": ("evaluators.artifacts.onnx",),
 }
 #: `spaces` holds values: no files, no clock.
 FILES_AND_CLOCK = {"datetime", "glob", "io", "os", "pathlib", "shutil", "tempfile", "time"}

@@ -6,11 +6,13 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evaluators import tasks
+from evaluators.formats import FORMATS, check_installed
 from evaluators.messages import WorkerContext
 from search.cli.readers import open_reader
 from search.cli.text import latency_text, metric_text
@@ -143,7 +145,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     context = WorkerContext(
         workload=arguments.workload or manifest["workload"],
         target="host",  # none is needed: nothing is timed
-        artifact_format="packed",
+        artifact_format=_format_of(file, manifest),
         artifacts_dir=str(file.parent),
         device="cpu",
     )
@@ -174,6 +176,21 @@ def verify_command(arguments: argparse.Namespace) -> int:
             f"{'DIFFERS from its manifest' if wrong else verdict}\n"
         )
     return EXIT_MISMATCH if wrong else 0
+
+
+def _format_of(file: Path, manifest: Mapping[str, Any]) -> str:
+    """What the manifest says, else what the file's name does.
+
+    Raises:
+        InvalidRequest: neither names a format that can be read here.
+    """
+    name = manifest.get("format", file.suffix.removeprefix("."))
+    if name not in FORMATS:
+        raise InvalidRequest(
+            f"verify: the format of {file} must be one of {', '.join(FORMATS)}, but got {name!r}"
+        )
+    check_installed(name)
+    return str(name)
 
 
 def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process")
+FORMATS = ("packed", "onnx")
 
 _EXAMPLES = """\
 examples:
@@ -96,6 +97,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run_parser = _command(commands, "run", "start a study and print the front it finds")
     _workload_argument(run_parser)
     _target_argument(run_parser)
+    _format_argument(run_parser)
     budget = run_parser.add_argument_group("budget (hard limits; 1 KB = 1000 bytes)")
     budget.add_argument("--budget-kb", type=positive_float, metavar="KB", help="size of the file")
     budget.add_argument(
@@ -222,6 +224,7 @@ def _add_lists(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     space = _command(commands, "space", "print the search space of a workload on a target")
     _workload_argument(space)
     _target_argument(space)
+    _format_argument(space)
     space.add_argument("--space", metavar="FILE", help="a TOML file that narrows it")
     targets = _command(commands, "targets", "list the hardware profiles, or show one")
     targets.add_argument("name", nargs="?", help="a profile, or a .toml file")
@@ -241,6 +244,14 @@ def _target_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="host", metavar="NAME",
         help="a name of `search targets`, or a .toml file (default host, this machine)",
+    )  # fmt: skip
+
+
+def _format_argument(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--format", choices=FORMATS, metavar="NAME",
+        help=f"what files are written: {', '.join(FORMATS)} (default: the target's own where its "
+        "libraries are installed, else packed)",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from evaluators.cost import format_capabilities, list_targets, load_target
 from spaces import InvalidRequest, build_space
 from tests.simulator import CAPABILITIES, simulate
 
-KNOWN = ("cortex-m7", "host", "m1", "pixel", "rpi4", "t4")
+KNOWN = ("cortex-m7", "host", "m1", "pixel", "rpi4", "t4", "x86")
 
 
 def test_the_known_names():
@@ -74,7 +74,7 @@ def _own_toml(**changes: str) -> str:
         ({"overhead_us": '{value = 0, source = "x"}'}, "value = above 0"),
         ({"bandwidth_gbps": '{value = true, source = "x"}'}, "bandwidth_gbps must be"),
         ({"compute_dtype": '"fp16"'}, "compute_dtype 'fp16' has no throughput_gmacs"),
-        ({"artifact_format": '"zip"'}, "artifact format must be packed"),
+        ({"artifact_format": '"zip"'}, "artifact_format must be one of packed"),
         ({"kernel_truth": '"fast"'}, "kernel_truth must be a list of texts"),
         ({"name": '"unclosed'}, "not a TOML file"),
     ],

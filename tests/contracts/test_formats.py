@@ -1,0 +1,123 @@
+"""What every file format must keep, whatever it is: a new one is one line in `FORMATS`."""
+
+import hashlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluators.formats import FORMATS as KNOWN
+from evaluators.formats import missing_libraries
+from spaces import LayerPolicy, Measurement, Policy, Stage
+from tests import networks
+from tests.evaluators.backends.conftest import Bench
+
+#: Format -> a target that has it.
+FORMATS = {"packed": "host", "onnx": "x86"}
+PRUNE, CLUSTER, QUANTIZE = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE
+LAYERS = {"mlp": ("1", "3", "5"), "conv": ("0", "4"), "residual": ("stem", "inner", "outer")}
+
+
+def test_every_format_is_tried() -> None:
+    assert set(FORMATS) == set(KNOWN)
+
+
+@pytest.fixture(scope="module", params=sorted(FORMATS))
+def room(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Bench]:
+    """Name of a network -> its bench in one format, made once."""
+    name = request.param
+    if missing := missing_libraries(name):
+        pytest.skip(f"format {name} needs {', '.join(missing)}")
+    made: dict[str, Bench] = {}
+
+    def make(network: str) -> Bench:
+        if network not in made:
+            folder = tmp_path_factory.mktemp(f"{name}-{network}")
+            made[network] = Bench(networks.name(network), folder, FORMATS[name], name)
+        return made[network]
+
+    return make
+
+
+def uniform(network: str, *order: Stage, activations: int = 32, **knobs: object) -> Policy:
+    layers = tuple((name, LayerPolicy(**knobs)) for name in LAYERS[network])  # type: ignore[arg-type]
+    return Policy(order, layers, activation_bits=activations)
+
+
+POLICIES = {
+    "nothing": lambda network: Policy(),
+    "halves": lambda network: uniform(network, QUANTIZE, bits=16),
+    "int8": lambda network: uniform(network, QUANTIZE, bits=8),
+    "int8, rounded inputs": lambda network: uniform(network, QUANTIZE, activations=8, bits=8),
+    "int4": lambda network: uniform(network, QUANTIZE, bits=4),
+    "sparse clusters": lambda network: uniform(network, PRUNE, CLUSTER, sparsity=0.7, clusters=5),
+    "clusters on a grid": lambda network: uniform(
+        network, CLUSTER, QUANTIZE, activations=8, clusters=6, bits=6
+    ),
+}
+
+
+@pytest.mark.parametrize("network", sorted(LAYERS))
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_files_are_true_to_the_byte(
+    room: Callable[[str], Bench], network: str, policy: str
+) -> None:
+    """The worker itself compares every weight, bit for bit, and fails where one differs."""
+    bench = room(network)
+    measured = bench.measure(POLICIES[policy](network), fidelity=0)
+    data = bench.file(measured).read_bytes()
+    assert measured.size_bytes == len(data)
+    assert measured.sha256 == hashlib.sha256(data).hexdigest()
+    assert sum(line.size_bytes for line in measured.ledger) == len(data)
+    assert bench.worker.verify(bench.file(measured)).metric == measured.metric
+
+
+def test_the_same_identity_gives_the_same_file(
+    room: Callable[[str], Bench],
+) -> None:
+    policy = uniform("mlp", PRUNE, CLUSTER, sparsity=0.5, clusters=4)
+    first, second = (room("mlp").measure(policy).sha256 for _ in range(2))
+    assert first == second
+
+
+def test_the_weights_do_not_depend_on_the_format(
+    room: Callable[[str], Bench], tmp_path: Path
+) -> None:
+    """So the packed download of any format's trial is what a `packed` study would have made."""
+    policy = uniform("conv", PRUNE, QUANTIZE, sparsity=0.5, bits=5)
+    packed = Bench(networks.name("conv"), tmp_path)
+    assert room("conv").measure(policy).download_bytes == packed.measure(policy).size_bytes
+
+
+def test_removed_channels_change_no_output(room: Callable[[str], Bench]) -> None:
+    half = uniform("residual", PRUNE, sparsity=0.5, pattern="channel")
+    bench = room("residual")
+    measured = bench.measure(half)
+    packed = POLICIES["nothing"]("residual")
+    assert measured.macs < bench.measure(packed, fidelity=0).macs
+    assert bench.worker.verify(bench.file(measured)).metric == measured.metric
+
+
+def test_latency_says_what_it_was_measured_on(room: Callable[[str], Bench]) -> None:
+    bench = room("mlp")
+    if bench.worker.target.machines and platform.machine() not in bench.worker.target.machines:
+        pytest.skip("this machine is not the target")
+    latency = bench.measure(Policy(), fidelity=0).latency
+    assert latency.source == "measured"
+    assert latency.device.startswith(f"{bench.worker.format.runtime} on ")
+
+
+def test_rounded_inputs_score_as_the_network_that_was_trained(
+    room: Callable[[str], Bench],
+) -> None:
+    """The runtime's own kernels may round otherwise; a sample in a hundred may tip."""
+    bench = room("conv")
+    policy = POLICIES["int8, rounded inputs"]("conv")
+    measured: Measurement = bench.measure(policy)
+    trained = measured.audit[-1].metric
+    assert abs(measured.metric - trained) <= 0.02
+    assert np.isfinite(measured.latency.median_ms)
