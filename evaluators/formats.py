@@ -50,7 +50,11 @@ FORMATS = {
         frozenset({"symmetric"}),
         "ONNX Runtime",
     ),
+    # Tables have 8-bit indices at most; floats and biases are half precision; activations too.
+    "mlpackage": Format("coreml", ("coremltools",), 255, frozenset({"symmetric"}), ""),
 }
+#: What a half-precision format offers: 16 bits would be the same file as "leave".
+_HALF_BITS = frozenset(BITS) - {16}
 
 
 def missing_libraries(name: str) -> tuple[str, ...]:
@@ -109,15 +113,15 @@ def format_capabilities(name: str) -> Capabilities:
     kind = FORMATS[name]
     most = kind.most_clusters
     layer = LayerCapabilities(
-        bits=frozenset(BITS),
+        bits=_HALF_BITS if name == "mlpackage" else frozenset(BITS),
         clusters=frozenset(k for k in CLUSTERS if k is None or most is None or k <= most),
         patterns=frozenset(PATTERNS),
-        bias_bits=frozenset(BITS),
+        bias_bits=frozenset({32}) if name == "mlpackage" else frozenset(BITS),
     )
     return Capabilities(
         name=name,
         layers=dict.fromkeys(_KINDS, layer),
-        activation_bits=frozenset({8, 32}),
+        activation_bits=frozenset({32}) if name == "mlpackage" else frozenset({8, 32}),
         schemes=kind.schemes,
         granularities=frozenset(GRANULARITIES),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from evaluators import tasks
+from evaluators.artifacts.files import exists
 from search.engines import Engine
 from search.finalists import choose_finalists
 from search.kept import KeptFiles
@@ -175,7 +176,7 @@ def score_on_test(
         measurement = trial.measurement
         assert measurement is not None
         try:
-            if not kept.path(measurement.sha256).is_file():
+            if not exists(kept.path(measurement.sha256)):
                 _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
             score = _retried(engine, beat, tasks.score_test, measurement.sha256)
         except (InvalidRequest, WorkerLost) as refusal:

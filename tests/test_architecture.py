@@ -32,7 +32,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),
-    "coremltools": (),
+    "coremltools": ("evaluators.artifacts.mlpackage", "evaluators.backends.pytorch.coreml_export"),
     "onnx": ("evaluators.artifacts.onnx",),
     "onnxruntime": ("evaluators.artifacts.onnx",),
 }

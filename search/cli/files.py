@@ -1,7 +1,6 @@
 """Commands about files: `export` and `verify`."""
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -12,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import tasks
+from evaluators.artifacts.files import (
+    Content,
+    digest,
+    exists,
+    read_content,
+    remove,
+    write_content,
+)
 from evaluators.formats import FORMATS, check_installed
 from evaluators.messages import WorkerContext
 from search.cli.readers import open_reader
@@ -90,36 +97,47 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
     assert values is not None
     kept = KeptFiles(record.judge, record.location.artifacts_dir, spec.artifact_format)
     source = kept.path(values.sha256)
-    data = source.read_bytes() if source.is_file() else _made_again(record, trial)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != values.sha256:
+    content = read_content(source) if exists(source) else _made_again(record, trial)
+    found = digest(content)
+    if found != values.sha256:
         raise StudyBroken(
-            f"{source} was changed after it was measured: its sha256 is {digest}; remove it, and "
+            f"{source} was changed after it was measured: its sha256 is {found}; remove it, and "
             "it is made again"
         )
     test = record.test_scores().get(trial.identity.key)
     manifest = manifest_of(spec, record.profile, trial, test)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(out, data)
-    _write_whole(manifest_path(out), (json.dumps(manifest, indent=2) + "\n").encode())
+    _write_whole(out, content)
+    text = (json.dumps(manifest, indent=2) + "\n").encode()
+    _write_whole(manifest_path(out), {"": text})
     return manifest
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Never a half-written file under this name, whenever the process dies."""
+def _write_whole(path: Path, content: Content) -> None:
+    """Never a half-written file or package under this name, whenever the process dies.
+
+    Raises:
+        InvalidRequest: a folder that is no package of ours is in the way.
+        OSError: it cannot be written.
+    """
     path = path.resolve()  # of a link the file it leads to
-    if path.exists() and not path.is_file():  # /dev/stdout is written to, not replaced
-        path.write_bytes(data)
+    is_package = "" not in content
+    if path.is_dir():
+        if not (is_package and (path / "Manifest.json").is_file()):
+            raise InvalidRequest(f"--out {path} must not be an existing folder, but is one")
+        remove(path)
+    elif path.exists() and not path.is_file() and not is_package:
+        path.write_bytes(content[""])  # /dev/stdout is written to, not replaced
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
+        write_content(partial, content)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
 
 
-def _made_again(record: RecordReader, trial: Trial) -> bytes:
+def _made_again(record: RecordReader, trial: Trial) -> Content:
     """A trial's file from its identity. Not among the kept ones: a driver may be at work there."""
     assert trial.measurement is not None
     engine = InProcessEngine()
@@ -130,7 +148,7 @@ def _made_again(record: RecordReader, trial: Trial) -> bytes:
         outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
         sha256 = getattr(outcome, "sha256", None)
         if sha256 == trial.measurement.sha256:
-            return next(Path(folder).glob(f"{sha256}.*")).read_bytes()
+            return read_content(next(Path(folder).glob(f"{sha256}.*")))
     raise StudyBroken(
         f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
         "machine or these library versions compute differently from those that measured it"
@@ -194,7 +212,7 @@ def _format_of(file: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:
-    if not file.is_file():
+    if not exists(file):
         raise InvalidRequest(f"verify: there is no file {file}")
     beside = manifest_path(file)
     if not beside.is_file():

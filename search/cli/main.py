@@ -20,7 +20,7 @@ DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process")
-FORMATS = ("packed", "onnx")
+FORMATS = ("packed", "onnx", "mlpackage")
 
 _EXAMPLES = """\
 examples:

@@ -14,10 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluators.artifacts.base import Slices, sliced
-from evaluators.artifacts.packed import Artifact, decode, dense, encode
+from evaluators.artifacts.base import CannotHold, Slices, sliced
+from evaluators.artifacts.files import Content, plain_file
+from evaluators.artifacts.packed import Artifact, FloatTensor, decode, dense, encode
 from evaluators.backends.pytorch.channels import remove_channels
-from evaluators.backends.pytorch.export import activation_grids, load_artifact, rounded_layers
+from evaluators.backends.pytorch.export import (
+    activation_grids,
+    load_artifact,
+    plain_state,
+    rounded_layers,
+)
 from evaluators.backends.pytorch.slices import slices_of
 from spaces import LedgerLine
 
@@ -74,7 +80,15 @@ class FileFormat(Protocol):
     name: str
     runtime: str
 
-    def write(self, artifact: Artifact, removal: Removal) -> bytes:
+    def stored(self, artifact: Artifact) -> Artifact:
+        """The artifact as the format's number types hold it; what the file must give back.
+
+        Raises:
+            CannotHold: a value is out of their range.
+        """
+        ...
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
         """The file.
 
         Raises:
@@ -82,7 +96,7 @@ class FileFormat(Protocol):
         """
         ...
 
-    def read(self, data: bytes) -> Restored:
+    def read(self, content: Content) -> Restored:
         """Read a file and load it.
 
         Raises:
@@ -106,14 +120,19 @@ class PackedFormat:
         """Args: model: any network of the workload's architecture."""
         self._model = model
 
-    def write(self, artifact: Artifact, removal: Removal) -> bytes:  # noqa: ARG002 -- zeros cost nothing
-        """See `FileFormat.write`; removed channels are zeros, which cost next to nothing."""
-        return encode(artifact).data
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: as it is."""
+        return artifact
 
-    def read(self, data: bytes) -> Restored:
+    def write(self, artifact: Artifact, removal: Removal) -> Content:  # noqa: ARG002 -- zeros cost nothing
+        """See `FileFormat.write`; removed channels are zeros, which cost next to nothing."""
+        return {"": encode(artifact).data}
+
+    def read(self, content: Content) -> Restored:
         """See `FileFormat.read`."""
         from evaluators.artifacts.packed import ledger  # noqa: PLC0415
 
+        data = plain_file(content)
         artifact = decode(data)
         model = load_artifact(self._model, artifact)
         lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in ledger(data))
@@ -140,7 +159,11 @@ class OnnxFormat:
     def __init__(self) -> None:
         self._graphs: OrderedDict[object, bytes] = OrderedDict()
 
-    def write(self, artifact: Artifact, removal: Removal) -> bytes:
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: as it is."""
+        return artifact
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
         """See `FileFormat.write`."""
         from evaluators.artifacts.onnx.graph import build  # noqa: PLC0415 -- the extra `onnx`
 
@@ -151,7 +174,7 @@ class OnnxFormat:
             while len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         grids = {n: (g.scale, g.zero_point) for n, g in activation_grids(artifact).items()}
-        return build(self._graphs[key], small, grids)
+        return {"": build(self._graphs[key], small, grids)}
 
     @staticmethod
     def _exported(removal: Removal) -> bytes:
@@ -159,11 +182,12 @@ class OnnxFormat:
 
         return export_graph(removal.of(removal.model).eval(), removal.sample)
 
-    def read(self, data: bytes) -> Restored:
+    def read(self, content: Content) -> Restored:
         """See `FileFormat.read`."""
         from evaluators.artifacts.onnx.read import read  # noqa: PLC0415 -- the extra `onnx`
         from evaluators.artifacts.onnx.runtime import Session  # noqa: PLC0415
 
+        data = plain_file(content)
         file = read(data)
         return Restored(file.weights, file.rounded_layers, file.ledger, _OnnxNetwork(Session(data)))
 
@@ -184,16 +208,80 @@ class _OnnxNetwork:
         return torch.from_numpy(self.session(batch.numpy()))
 
 
-def make_format(name: str, model: nn.Module) -> FileFormat:
+class MlPackageFormat:
+    """`mlpackage`: Core ML runs it on a Mac or a phone; here its stored weights run in torch."""
+
+    name = "mlpackage"
+    runtime = ""
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        """Args: model: of the workload's architecture; sample: (1, ...) prepared input."""
+        self._model, self._sample = model, sample
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: floats and scales in half precision."""
+        from evaluators.backends.pytorch.coreml_export import quiet  # noqa: PLC0415
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.store import halved  # noqa: PLC0415
+
+            return halved(artifact)
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
+        """See `FileFormat.write`; `artifact` is one that `stored` gave."""
+        from evaluators.backends.pytorch.coreml_export import (  # noqa: PLC0415
+            export_program,
+            quiet,
+        )
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.package import build  # noqa: PLC0415
+
+            if activation_grids(artifact):
+                raise CannotHold("", "mlpackage: activations stay half precision, not 8 bits")
+            small = sliced(artifact, removal.slices)
+            model = removal.of(load_artifact(self._model, artifact)).eval()
+            return build(export_program(model, self._sample), small, removal.dead)
+
+    def read(self, content: Content) -> Restored:
+        """See `FileFormat.read`. The network computes with the weights as Core ML rounds them."""
+        from evaluators.backends.pytorch.coreml_export import quiet  # noqa: PLC0415
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.read import read  # noqa: PLC0415
+
+            package = read(content)
+        model = Removal(self._model, self._sample, package.removed).of(self._model)
+        computed = {n: FloatTensor(n, v.astype(np.float32)) for n, v in package.computed.items()}
+        # Step counters of batch-norms are not in the file, and no inference reads them.
+        for name, values in plain_state(model).items():
+            if name not in computed and name.endswith("num_batches_tracked"):
+                computed[name] = FloatTensor(name, values.float().numpy())
+        network = load_artifact(model, Artifact(tuple(computed.values())))
+        return Restored(package.weights, frozenset(), package.ledger, network)
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:  # noqa: ARG002
+        """See `FileFormat.timed`.
+
+        Raises:
+            CannotHold: always; Core ML does not run here.
+        """
+        raise CannotHold("", "mlpackage: nothing on this machine runs Core ML")
+
+
+def make_format(name: str, model: nn.Module, sample: Tensor) -> FileFormat:
     """A format by its name.
 
     Args:
         name: one that `evaluators.formats` lists.
         model: of the workload's architecture.
+        sample: (1, ...) prepared input.
     """
     match name:
         case "packed":
             return PackedFormat(model)
         case "onnx":
             return OnnxFormat()
+        case "mlpackage":
+            return MlPackageFormat(model, sample)
     raise AssertionError(f"format {name} has no writer in this backend")

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluators.artifacts.base import CannotHold, Slices, expanded
+from evaluators.artifacts.base import CannotHold, expanded, sliced
+from evaluators.artifacts.files import (
+    Content,
+    digest,
+    exists,
+    read_content,
+    remove,
+    size_bytes,
+    write_content,
+)
 from evaluators.artifacts.packed import Artifact, DamagedArtifact, decode, dense, encode
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
 from evaluators.backends.pytorch.device import choose_device, choose_precision
@@ -101,7 +110,7 @@ class Worker:
             self.workload = load_workload(context.workload)
         torch.set_num_threads(1)
         check_model(self.workload.model)
-        self.format = make_format(context.artifact_format, self.workload.model)
+        self.format = make_format(context.artifact_format, self.workload.model, self._sample())
         cuda = torch.cuda.is_available()
         self.device = choose_device(context.device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
@@ -120,7 +129,7 @@ class Worker:
         return model.eval()
 
     @cached_property
-    def baseline_file(self) -> bytes:
+    def baseline_file(self) -> Content:
         """The uncompressed network's file in the study's format.
 
         Raises:
@@ -128,7 +137,8 @@ class Worker:
         """
         removal = Removal(self.baseline, self._sample())
         try:
-            return self.format.write(artifact_of_model(self.workload.model), removal)
+            artifact = self.format.stored(artifact_of_model(self.workload.model))
+            return self.format.write(artifact, removal)
         except CannotHold as error:
             raise InvalidRequest(
                 f"workload {self.workload.name} cannot be written as {self.format.name}: {error}; "
@@ -201,7 +211,7 @@ class Worker:
             other_bytes=_other_bytes(workload.model, compressible),
             baseline_metric=score[0],
             baseline_metric_se=score[1],
-            baseline_size_bytes=len(self.baseline_file),
+            baseline_size_bytes=size_bytes(self.baseline_file),
             baseline_latency_ms=1.0,
             latency_source="modelled",
             scan_passes=passes,
@@ -275,7 +285,7 @@ class Worker:
             )
             if broken:
                 if written.is_new:
-                    written.path.unlink()
+                    remove(written.path)
                 return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
             with clock("score"):
                 score = evaluate(written.restored.run, self.workload, self.workload.validation)
@@ -310,8 +320,8 @@ class Worker:
         """
         if self.workload.test is None:
             return None
-        data = self._read(self._path(sha256))
-        return evaluate(self.format.read(data).run, self.workload, self.workload.test)
+        content = self._read(self._path(sha256))
+        return evaluate(self.format.read(content).run, self.workload, self.workload.test)
 
     def verify(self, path: Path) -> Verified:
         """Decode any file and score it again on the validation split.
@@ -319,9 +329,9 @@ class Worker:
         Raises:
             InvalidRequest: a damaged file, or one of another architecture.
         """
-        data = self._read(path)
+        content = self._read(path)
         try:
-            run = self.format.read(data).run
+            run = self.format.read(content).run
         except DamagedArtifact as error:
             raise InvalidRequest(f"{path}: {error}") from None
         except InvalidRequest as error:
@@ -329,8 +339,7 @@ class Worker:
                 f"{path}: its tensors are not those of workload {self.workload.name}: {error}"
             ) from None
         metric, error_bar, samples = evaluate(run, self.workload, self.workload.validation)
-        digest = hashlib.sha256(data).hexdigest()
-        return Verified(len(data), digest, metric, error_bar, samples)
+        return Verified(size_bytes(content), digest(content), metric, error_bar, samples)
 
     def _write(self, policy: Policy, student: Student) -> Written:
         """Encode, write, read back from the disk, load, compare bit for bit.
@@ -338,27 +347,29 @@ class Worker:
         Raises:
             CannotHold: the format cannot store what the policy asks.
         """
-        artifact = artifact_of(student)
+        trained = artifact_of(student)
+        self._compare(student, dense(trained))
+        artifact = self.format.stored(trained)
         packed = encode(artifact).data
-        self._compare(student, dense(decode(packed)), {})
+        _same_values(dense(artifact), dense(decode(packed)))
         removal = self._removal(policy, student, artifact)
-        data = packed
+        content: Content = {"": packed}
         if self.format.name != "packed":
-            data = self.format.write(artifact, removal)
-        sha256 = hashlib.sha256(data).hexdigest()
+            content = self.format.write(artifact, removal)
+        sha256 = digest(content)
         path = self._path(sha256)
-        is_new = not path.exists()
-        restored = self.format.read(self._store(path, data))
+        is_new = not exists(path)
+        restored = self.format.read(self._store(path, content))
         weights = dict(restored.weights)
         if self.format.name != "packed":
-            self._compare(student, weights, removal.slices)
+            _same_values(dense(sliced(artifact, removal.slices)), weights)
             shapes = {tensor.name: tensor.shape for tensor in artifact.tensors}
             weights = expanded(weights, shapes, removal.slices)
         return Written(
             path=path,
             is_new=is_new,
             sha256=sha256,
-            size_bytes=len(data),
+            size_bytes=size_bytes(content),
             download_bytes=len(packed),
             weights=weights,
             restored=restored,
@@ -366,28 +377,21 @@ class Worker:
         )
 
     @staticmethod
-    def _compare(student: Student, weights: Mapping[str, np.ndarray], slices: Slices) -> None:
-        """Every weight and bias of the file, bit for bit, against the network that was trained.
-
-        Of weights that read or write a removed channel, which is 0 whatever they are, there is
-        nothing in the file.
-        """
+    def _compare(student: Student, weights: Mapping[str, np.ndarray]) -> None:
+        """Every weight and bias of an artifact against the network that was trained."""
         for layer in student.layers.values():
             effective = {tensor_name(layer.name, "weight"): layer.effective()}
             if layer.bias is not None:
                 effective[tensor_name(layer.name, "bias")] = layer.effective_bias()
             for name, values in effective.items():
-                trained = values.cpu().numpy()
-                if name in slices:
-                    trained = trained.ravel()[slices[name]]
-                if not np.array_equal(weights[name], trained):
-                    raise DamagedArtifact(f"{name}: the file's values are not the network's")
+                if not np.array_equal(weights[name], values.cpu().numpy()):
+                    raise DamagedArtifact(f"{name}: the artifact's values are not the network's")
 
     def _removal(self, policy: Policy, student: Student, artifact: Artifact) -> Removal:
         dead = _dead_channels(policy, student, dense(artifact))
         return Removal(self.baseline, self._sample(), dead)
 
-    def _store(self, path: Path, data: bytes) -> bytes:
+    def _store(self, path: Path, content: Content) -> Content:
         """Write so that the final name appears only with whole bytes, whenever this process dies.
 
         Returns:
@@ -400,15 +404,16 @@ class Worker:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            stored = partial.read_bytes()
-            partial.replace(path)
+            remove(partial)
+            write_content(partial, content)
+            stored = read_content(partial)
+            if path.is_dir():
+                remove(partial)  # the same package under the same hash; a folder is not replaced
+            else:
+                partial.replace(path)
         except OSError as error:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                remove(partial)
             raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
         return stored
 
@@ -416,9 +421,9 @@ class Worker:
         return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
 
     @staticmethod
-    def _read(path: Path) -> bytes:
+    def _read(path: Path) -> Content:
         try:
-            return path.read_bytes()
+            return read_content(path)
         except OSError as error:
             raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
@@ -475,6 +480,15 @@ def _dead_channels(
             zero[-1] &= not zero.all()  # a layer without any channel cannot run
             dead[group.layers[0]] = np.flatnonzero(zero).tolist()
     return dead
+
+
+def _same_values(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
+    """Every tensor of a file, bit for bit, against what was to be stored."""
+    for name, values in expected.items():
+        if name.endswith("num_batches_tracked") and name not in found:
+            continue  # counts training steps; not every format has a place for it
+        if not np.array_equal(found[name], values):
+            raise DamagedArtifact(f"{name}: the file's values are not the network's")
 
 
 def _other_bytes(model: nn.Module, compressible: set[str]) -> int:

@@ -17,7 +17,7 @@ from search.record import RecordReader
 from spaces import Failure
 from tests.search.cli.conftest import Search, write_net
 
-FAST = ("--target", "m1", "--engine", "in-process", "--finalists", "0")
+FAST = ("--target", "m1", "--format", "packed", "--engine", "in-process", "--finalists", "0")
 
 
 def record(study: str, storage: str = "search-runs") -> RecordReader:
@@ -186,7 +186,18 @@ def test_a_search_at_full_fidelity_has_no_finalists(net: Path, search: Search) -
 
 def test_the_same_request_gives_the_same_bytes_on_every_engine(net: Path, search: Search) -> None:
     """Show 6: one worker, the same seed: trials, order, policies and files."""
-    asked = ("--target", "m1", "--trials", "14", "--finalists", "2", "--seed", "5")
+    asked = (
+        "--target",
+        "m1",
+        "--format",
+        "packed",
+        "--trials",
+        "14",
+        "--finalists",
+        "2",
+        "--seed",
+        "5",
+    )
     for study, engine in (("a", "in-process"), ("b", "in-process"), ("c", "local")):
         how = ("--engine", engine, "--workers", "1", "--study", study)
         assert search("run", "net.py:workload", *asked, *how).code == 0
