@@ -166,8 +166,13 @@ def capabilities_of(
     profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What backend and format can both do for a network, and what each side removed."""
-    ours = backend_capabilities(backend)
-    both, removed = ours.intersect(format_capabilities(target.artifact_format))
+    kinds = {layer.kind for layer in profile.layers}
+    ours, theirs = (
+        # Of kinds the network does not have, nothing needs to be said.
+        replace(side, layers={k: can for k, can in side.layers.items() if k in kinds})
+        for side in (backend_capabilities(backend), format_capabilities(target.artifact_format))
+    )
+    both, removed = ours.intersect(theirs)
     if not any(layer.kind.startswith("Conv") for layer in profile.layers):
         both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
         removed += ("the network has no convolutions, so there is no attention to transfer",)

@@ -260,7 +260,7 @@ def test_a_study_in_a_database(net: Path, search: Search) -> None:
     asked = ("--storage", "sqlite:///studies.db", "--study", "mine", "--trials", "4")
     assert search("run", "net.py:workload", *FAST, *asked).code == 0
     assert search("front", "--storage", "sqlite:///studies.db", "--json").json["trials"] == 4
-    said = search("resume", "--storage", "sqlite:///studies.db", *FAST[2:4], "--trials", "5")
+    said = search("resume", "--storage", "sqlite:///studies.db", *FAST[4:6], "--trials", "5")
     assert said.code == 0, said.err
 
 
@@ -380,7 +380,7 @@ def test_no_password_is_shown_or_written(
     said = search("run", "net.py:workload", *FAST, *asked)
     assert said.json["storage"] == "postgresql://me:***@db/runs"
     assert "--storage 'postgresql://me:***@db/runs'" in said.err
-    said_all = [said, search("resume", "--storage", url, *FAST[2:4], "--timeout", "0.00001")]
+    said_all = [said, search("resume", "--storage", url, *FAST[4:6], "--timeout", "0.00001")]
     said_all.append(search("front", "--storage", url, "--json"))
     said_all.append(search("front", "lost", "--storage", url))
     for each in said_all:
