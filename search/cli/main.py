@@ -209,9 +209,14 @@ def _add_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     export.add_argument("--study", metavar="NAME", help="(default: the latest)")
     export.add_argument(
         "--pick", default="best", metavar="WHICH",
-        help="best (default), smallest, fastest, or a trial: 17, 3@full",
+        help="best (default), smallest, fastest, knee, or a trial: 17, 3@full",
     )  # fmt: skip
-    export.add_argument("--out", "-o", metavar="FILE", help="(default: STUDY-TRIAL.packed)")
+    export.add_argument("--out", "-o", metavar="FILE", help="(default: STUDY-TRIAL.FORMAT)")
+    export.add_argument(
+        "--format", choices=FORMATS, metavar="NAME",
+        help="make the file again in another format than the study's: "
+        f"{', '.join(FORMATS)}",
+    )  # fmt: skip
     _storage_argument(export)
     _json_argument(export)
     verify = _command(commands, "verify", "decode a file and score it again")

@@ -244,3 +244,24 @@ def test_an_export_never_replaces_a_folder_of_the_users(
     said = search("export", "--out", tmp_path / "notes")
     assert said.code == 2
     assert "must not be an existing folder" in said.err
+
+
+def test_the_knee_and_the_loader(done: Path, search: Search, tmp_path: Path) -> None:
+    out = tmp_path / "knee.packed"
+    said = search("export", "--pick", "knee", "--out", out)
+    assert said.code == 0
+    loader = tmp_path / "knee.packed.load.py"
+    assert f"{loader}: loads it" in said.out
+    assert "'knee.packed'" in loader.read_text()
+
+
+def test_another_format_than_the_studys(done: Path, search: Search, tmp_path: Path) -> None:
+    """The same weights, so the same metric but for the runtime's rounding; its own bytes."""
+    if missing := missing_libraries("onnx"):
+        pytest.skip(f"format onnx needs {', '.join(missing)}")
+    out = tmp_path / "small.onnx"
+    asked = ("export", "--pick", "smallest", "--format", "onnx", "--out", out, "--json")
+    manifest = search(*asked).json
+    assert manifest["format"] == "onnx"
+    assert manifest["size_bytes"] == out.stat().st_size
+    assert search("verify", out).code == 0
