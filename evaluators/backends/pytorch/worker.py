@@ -34,7 +34,7 @@ from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
 from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
 from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
-from evaluators.backends.pytorch.formats import Removal, Restored, make_format
+from evaluators.backends.pytorch.formats import FileFormat, Removal, Restored, make_format
 from evaluators.backends.pytorch.latency import device_name, measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import Seeds, compress
@@ -110,7 +110,6 @@ class Worker:
             self.workload = load_workload(context.workload)
         torch.set_num_threads(1)
         check_model(self.workload.model)
-        self.format = make_format(context.artifact_format, self.workload.model, self._sample())
         cuda = torch.cuda.is_available()
         self.device = choose_device(context.device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
@@ -127,6 +126,11 @@ class Worker:
         """The uncompressed network on the CPU."""
         model = load_artifact(self.workload.model, artifact_of_model(self.workload.model))
         return model.eval()
+
+    @cached_property
+    def format(self) -> FileFormat:
+        """What writes and reads the study's files."""
+        return make_format(self.context.artifact_format, self.workload.model, self._sample())
 
     @cached_property
     def baseline_file(self) -> Content:
