@@ -389,7 +389,7 @@ class Worker:
                 effective[tensor_name(layer.name, "bias")] = layer.effective_bias()
             for name, values in effective.items():
                 if not np.array_equal(weights[name], values.cpu().numpy()):
-                    raise DamagedArtifact(f"{name}: the artifact's values are not the network's")
+                    raise DamagedArtifact(f"{name}: the file's values are not the network's")
 
     def _removal(self, policy: Policy, student: Student, artifact: Artifact) -> Removal:
         dead = _dead_channels(policy, student, dense(artifact))
