@@ -58,7 +58,7 @@ picture: $(STAMP) ## make README's picture again from the latest study
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,onnx,coreml]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,onnx,coreml,images]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches
