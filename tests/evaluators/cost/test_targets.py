@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,11 @@ def test_packed_can_store_every_choice_of_the_space():
 def test_the_cost_models_need_no_torch():
     code = "import sys, evaluators.cost; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_documented_example_is_a_target():
+    example = Path(__file__).parents[3] / "docs" / "examples" / "my_board.toml"
+    target = load_target(str(example))
+    assert target.name == "my-board"
+    assert not target.is_this_machine
+    assert target.bandwidth_gbps.is_assumed
