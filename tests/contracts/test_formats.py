@@ -145,3 +145,11 @@ def test_rounded_inputs_score_as_the_network_that_was_trained(
     trained = measured.audit[-1].metric
     assert abs(measured.metric - trained) <= 0.02
     assert np.isfinite(measured.latency.median_ms)
+
+
+def test_no_lock_between_processes_is_left_behind(room: Callable[[str], Bench]) -> None:
+    """Engines kill their workers: Python would warn of a semaphore that nobody released."""
+    room("mlp").measure(Policy(), fidelity=0)
+    std = pytest.importorskip("tqdm.std")
+    lock = getattr(std.tqdm, "_lock", None)
+    assert not isinstance(lock, std.TqdmDefaultWriteLock)

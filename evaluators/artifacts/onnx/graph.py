@@ -11,7 +11,7 @@ from evaluators.artifacts.onnx.store import SMALL_OPSET, needs_small_opset, stor
 from evaluators.artifacts.packed.model import Artifact, CodebookTensor, GridCodebook, GridTensor
 from spaces import tensor_name
 
-__all__ = ["ActivationGrids", "build", "weight_consumer"]
+__all__ = ["ActivationGrids", "build", "open_convolutions", "weight_consumer"]
 
 #: Layer -> (scale, zero point) of its unsigned 8-bit inputs.
 ActivationGrids = Mapping[str, tuple[float, int]]
@@ -24,13 +24,20 @@ _WEIGHTED = ("Gemm", "MatMul", "Conv")
 _IR_OF_SMALL_OPSET = 13
 
 
-def build(exported: bytes, artifact: Artifact, grids: ActivationGrids) -> bytes:
+def build(
+    exported: bytes,
+    artifact: Artifact,
+    grids: ActivationGrids,
+    outputs: ActivationGrids | None = None,
+) -> bytes:
     """The file's bytes.
 
     Args:
         exported: a model whose initializers have the tensors' names and shapes, any values.
         artifact: the values to store.
         grids: of the layers whose inputs the policy rounds.
+        outputs: grids of convolutions' outputs, where the integer kernel needs one; see
+            `calibrate`.
 
     Raises:
         CannotHold: a tensor is not in the graph as it is, or has no place in the format.
@@ -63,6 +70,7 @@ def build(exported: bytes, artifact: Artifact, grids: ActivationGrids) -> bytes:
         graph.initializer.extend(stored.initializers)
         nodes += stored.nodes
     _round_activations(graph, grids)
+    _round_outputs(graph, outputs or {})
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes + body)
@@ -128,6 +136,59 @@ def _round_activations(graph: onnx.GraphProto, grids: ActivationGrids) -> None:
         node = weight_consumer(graph, layer)
         if node is not None and node.op_type == "Gemm" and not _is_rounded_later(graph, node):
             _split_bias(graph, node)
+
+
+def open_convolutions(graph: onnx.GraphProto, grids: ActivationGrids) -> list[str]:
+    """Layers that are convolutions with rounded inputs whose outputs are not rounded at once.
+
+    Args:
+        graph: without any rounding.
+        grids: of the layers whose inputs will be rounded.
+    """
+    rounded = [node for layer in grids if (node := weight_consumer(graph, layer)) is not None]
+    starts = {node.input[0] for node in rounded}
+    return sorted(
+        layer
+        for layer in grids
+        if (node := weight_consumer(graph, layer)) is not None
+        and node.op_type == "Conv"
+        and not _leads_to(graph, node.output[0], starts, {id(n) for n in rounded})
+    )
+
+
+def _leads_to(graph: onnx.GraphProto, name: str, starts: set[str], rounded: set[int]) -> bool:
+    """Whether every way on from a value leads through simple operators into rounded inputs."""
+    readers = [n for n in graph.node if name in n.input]
+    if not readers or name in {value.name for value in graph.output}:
+        return False
+    return all(
+        (name in starts and id(reader) in rounded)
+        or (reader.op_type in _TRANSPARENT and _leads_to(graph, reader.output[0], starts, rounded))
+        for reader in readers
+    )
+
+
+def _round_outputs(graph: onnx.GraphProto, outputs: ActivationGrids) -> None:
+    """Conv -> y becomes Conv -> QuantizeLinear -> DequantizeLinear -> y."""
+    for number, (layer, (scale, zero_point)) in enumerate(sorted(outputs.items())):
+        node = weight_consumer(graph, layer)
+        assert node is not None
+        stem, result = f"output{number}", node.output[0]
+        node.output[0] = f"{stem}/float"
+        parameters = [f"{stem}/scale", f"{stem}/zero_point"]
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.array(scale, np.float32), parameters[0]),
+                numpy_helper.from_array(np.array(zero_point, np.uint8), parameters[1]),
+            ]
+        )
+        at = list(graph.node).index(node)
+        pair = [
+            helper.make_node("QuantizeLinear", [node.output[0], *parameters], [f"{stem}/uint8"]),
+            helper.make_node("DequantizeLinear", [f"{stem}/uint8", *parameters], [result]),
+        ]
+        for offset, each in enumerate(pair, start=1):
+            graph.node.insert(at + offset, each)
 
 
 def _add_pair(

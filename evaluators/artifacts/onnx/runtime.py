@@ -34,8 +34,11 @@ class Session:
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """(batch, ...) -> the first output, (batch, ...)."""
-        outputs = self._session.run(None, {self._input: inputs})
-        return np.asarray(outputs[0])
+        return self.all_outputs(inputs)[0]
+
+    def all_outputs(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """(batch, ...) -> every output in the graph's order."""
+        return [np.asarray(x) for x in self._session.run(None, {self._input: inputs})]
 
 
 def version() -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.artifacts.base import CannotHold
+from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
 
 __all__ = ["export_program", "quiet"]
 
@@ -24,6 +25,7 @@ _INPUT = "input"
 def quiet() -> Iterator[None]:
     """Without coremltools' progress bars and its remarks that this machine is not a Mac."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    lock_in_this_process_only()
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -31,6 +31,7 @@ __all__ = ["FileFormat", "Removal", "Restored", "make_format"]
 
 #: Exported graphs kept: one an architecture, and channel pruning makes many.
 _MOST_GRAPHS = 8
+_CALIBRATION_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,9 @@ class OnnxFormat:
     name = "onnx"
     runtime = "onnxruntime"
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: Callable[[], Tensor]) -> None:
+        """Args: calibration: gives prepared training inputs, on the CPU."""
+        self._calibration = calibration
         self._graphs: OrderedDict[object, bytes] = OrderedDict()
 
     def stored(self, artifact: Artifact) -> Artifact:
@@ -165,6 +168,7 @@ class OnnxFormat:
 
     def write(self, artifact: Artifact, removal: Removal) -> Content:
         """See `FileFormat.write`."""
+        from evaluators.artifacts.onnx.calibrate import output_grids  # noqa: PLC0415
         from evaluators.artifacts.onnx.graph import build  # noqa: PLC0415 -- the extra `onnx`
 
         small = sliced(artifact, removal.slices)
@@ -174,7 +178,12 @@ class OnnxFormat:
             while len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         grids = {n: (g.scale, g.zero_point) for n, g in activation_grids(artifact).items()}
-        return {"": build(self._graphs[key], small, grids)}
+        outputs = {}
+        if grids:
+            plain = build(self._graphs[key], small, {})
+            batches = self._calibration().split(_CALIBRATION_BATCH)
+            outputs = output_grids(plain, grids, (batch.numpy() for batch in batches))
+        return {"": build(self._graphs[key], small, grids, outputs)}
 
     @staticmethod
     def _exported(removal: Removal) -> bytes:
@@ -269,19 +278,22 @@ class MlPackageFormat:
         raise CannotHold("", "mlpackage: nothing on this machine runs Core ML")
 
 
-def make_format(name: str, model: nn.Module, sample: Tensor) -> FileFormat:
+def make_format(
+    name: str, model: nn.Module, sample: Tensor, calibration: Callable[[], Tensor]
+) -> FileFormat:
     """A format by its name.
 
     Args:
         name: one that `evaluators.formats` lists.
         model: of the workload's architecture.
         sample: (1, ...) prepared input.
+        calibration: gives prepared training inputs, on the CPU; called at need.
     """
     match name:
         case "packed":
             return PackedFormat(model)
         case "onnx":
-            return OnnxFormat()
+            return OnnxFormat(calibration)
         case "mlpackage":
             return MlPackageFormat(model, sample)
     raise AssertionError(f"format {name} has no writer in this backend")

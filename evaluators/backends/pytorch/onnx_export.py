@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evaluators.artifacts.base import CannotHold
 from evaluators.backends.pytorch.export import plain_state
+from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
 
 __all__ = ["export_graph"]
 
@@ -37,6 +38,7 @@ def export_graph(model: nn.Module, sample: Tensor) -> bytes:
 
 
 def _export(model: nn.Module, batch: Tensor, *, simplify: bool):  # type: ignore[no-untyped-def]
+    lock_in_this_process_only()
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

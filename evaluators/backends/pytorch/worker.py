@@ -37,7 +37,7 @@ from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, l
 from evaluators.backends.pytorch.formats import FileFormat, Removal, Restored, make_format
 from evaluators.backends.pytorch.latency import device_name, measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
-from evaluators.backends.pytorch.pipeline import Seeds, compress
+from evaluators.backends.pytorch.pipeline import CALIBRATION_SAMPLES, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
 from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.score import Score, evaluate
@@ -130,7 +130,17 @@ class Worker:
     @cached_property
     def format(self) -> FileFormat:
         """What writes and reads the study's files."""
-        return make_format(self.context.artifact_format, self.workload.model, self._sample())
+        return make_format(
+            self.context.artifact_format,
+            self.workload.model,
+            self._sample(),
+            self._calibration_inputs,
+        )
+
+    def _calibration_inputs(self) -> torch.Tensor:
+        """The first training inputs, prepared: what a grid of activations is fitted to."""
+        inputs = self.workload.train.inputs[:CALIBRATION_SAMPLES].clone()
+        return self.workload.prepare(inputs).cpu()
 
     @cached_property
     def baseline_file(self) -> Content:
