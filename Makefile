@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench-formats bench kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ screenshots: $(STAMP) ## pictures of every page into docs/images; needs Chromium
 	$(BIN)/python -m bench.screenshots
 
 bench: bench-overhead bench-memory bench-coder ## every bench; tables go to bench/results
+
+bench-formats: $(STAMP) ## bytes, accuracy and latency in each file format; ONLY runs one workload
+	$(BIN)/python -m bench.formats
 
 bench-overhead: $(STAMP) ## proposal time, loop and record overhead
 	$(BIN)/python -m bench.overhead
