@@ -107,7 +107,6 @@ def main() -> None:
         "python -m bench.formats",
         rows,
         (
-            (
             "Measured: interleaved with the uncompressed network in the same runtime, one thread; "
             + "the ratio is the median of 20.",
             "`m1` is modelled: Core ML does not run on Linux. The accuracy of an mlpackage is that "
