@@ -107,10 +107,9 @@ def main() -> None:
         "python -m bench.formats",
         rows,
         (
-            "Measured: interleaved with the uncompressed network in the same runtime, one thread; "
-            "the ratio is the median of 20.",
-            "`m1` is modelled: Core ML does not run on Linux. The accuracy of an mlpackage is that "
-            "of its read-back half-precision weights in torch.",
+            "Measured: interleaved with the uncompressed network in the same runtime, one thread.",
+            "`m1` is modelled: Core ML does not run on Linux, and nothing here was run on a Mac.",
+            "Accuracy of an mlpackage: of its read-back half-precision weights, in torch.",
             "By formula: the size model without any finished trial of the study.",
         ),
     )
