@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench kill-test ray-kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ screenshots: $(STAMP) ## pictures of every page into docs/images; needs Chromium
 
 bench: bench-overhead bench-memory bench-coder ## every bench; tables go to bench/results
 
+bench-formats: $(STAMP) ## bytes, accuracy and latency in each file format; ONLY runs one workload
+	$(BIN)/python -m bench.formats
+
 bench-overhead: $(STAMP) ## proposal time, loop and record overhead
 	$(BIN)/python -m bench.overhead
 
@@ -61,7 +64,7 @@ picture: $(STAMP) ## make README's picture again from the latest study
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,onnx,coreml,images]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches

@@ -71,7 +71,8 @@ def search(name: str, part: Part) -> float:
         command = [*common, "resume", name, *place]
     else:
         command = [
-            *common, "run", part.workload, "--target", "m1", "--study", name, *place,
+            *common, "run", part.workload, "--target", "m1", "--format", "packed",
+            "--study", name, *place,
             "--proposer", "greybox",
             "--budget-kb", str(part.goal_kb), "--min-accuracy", str(100 - part.goal_error_pct),
             "--trials", str(part.trials), "--fidelity", str(part.search_epochs * EPOCH),

@@ -139,7 +139,9 @@ class Study:
     def run(self, seed: int) -> "subprocess.Popen[str]":
         asked = f"--trials {TRIALS} --finalists {FINALISTS} --workers 2 --seed {seed}"
         where = ("--study", STUDY, "--storage", str(self.root / "runs"))
-        return self.start("run", "net.py:workload", "--target", "m1", *asked.split(), *where)
+        return self.start(
+            "run", "net.py:workload", "--target", "m1", "--format", "packed", *asked.split(), *where
+        )
 
     def resume(self) -> int:
         process = self.start(

@@ -67,7 +67,9 @@ def worker() -> float:
         tasks.setup(context)
         profile = tasks.make_profile().profile
         tasks.setup(replace(context, profile=profile))
-        capabilities, _ = capabilities_of(profile, load_target("m1"), 5000)
+        capabilities, _ = capabilities_of(
+            profile, replace(load_target("m1"), artifact_format="packed"), 5000
+        )
         space = build_space(profile, capabilities)
         rng = np.random.default_rng(0)
         for _ in range(EVALUATIONS):

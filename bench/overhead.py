@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def make(name: str, simulator: Simulator) -> WarmProposer:
         name,
         simulator.space,
         simulator.judge,
-        load_target("m1"),
+        replace(load_target("m1"), artifact_format="packed"),
         CAPABILITIES,
         0,
     )

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,19 @@ def simulated(seed: int) -> Problem:
     def evaluate(number: int, policy: Policy, _: int) -> Trial:
         return sim.trial(number, policy)
 
-    return Problem(sim.space, sim.judge, load_target("m1"), CAPABILITIES, 0.0, evaluate)
+    return Problem(
+        sim.space,
+        sim.judge,
+        replace(load_target("m1"), artifact_format="packed"),
+        CAPABILITIES,
+        0.0,
+        evaluate,
+    )
 
 
 def real(part: Part, folder: str) -> Problem:
     """One epoch a trial, which `bench` never goes below; the budget is the README's."""
-    engine, target = InProcessEngine(), load_target("m1")
+    engine, target = InProcessEngine(), replace(load_target("m1"), artifact_format="packed")
     context = WorkerContext(part.workload, "m1", "packed", folder)
     engine.configure(tasks.setup, context)
     profiled = engine.submit(tasks.make_profile).result()

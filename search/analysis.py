@@ -21,6 +21,7 @@ __all__ = [
     "ProgressPoint",
     "failures_by_reason",
     "importance",
+    "knee",
     "knob_value",
     "order_table",
     "price_of_kb",
@@ -170,6 +171,24 @@ def _epsilon_squared(values: np.ndarray, groups: np.ndarray) -> float:
     between = float((sizes * (means - values.mean()) ** 2).sum())
     within_each = (total - between) / (count - group_count)
     return min(1.0, max(0.0, (between - (group_count - 1) * within_each) / total))
+
+
+def knee(members: Sequence[Trial], judge: Judge) -> Trial:
+    """The member nearest the ideal point, each axis from 0 = best of the front to 1 = worst.
+
+    The ideal point has the least loss, the fewest bytes (ln) and the least latency (ln) of any
+    member; an axis on which all are equal counts nothing. Of equally near ones the smallest.
+
+    Args:
+        members: of a front, at least one.
+        judge: of the study.
+    """
+    points = judge.points(members)
+    span = np.ptp(points, axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    distances = np.round(np.linalg.norm(scaled, axis=1), 12)
+    order = np.lexsort((points[:, 1], distances))
+    return members[int(order[0])]
 
 
 def price_of_kb(trials: Sequence[Trial], judge: Judge, fidelity: int) -> tuple[Step, ...]:

@@ -6,6 +6,7 @@ Any other file can be made again from its trial's identity.
 from collections.abc import Iterable
 from pathlib import Path
 
+from evaluators.artifacts.files import remove
 from search.running_front import RunningFront
 from spaces import Judge, Trial
 
@@ -43,7 +44,7 @@ class KeptFiles:
     def discard(self, trial: Trial) -> None:
         """Delete a trial's file unless it stays."""
         if trial.measurement is not None and trial.measurement.sha256 not in self.hashes:
-            self.path(trial.measurement.sha256).unlink(missing_ok=True)
+            remove(self.path(trial.measurement.sha256))
 
     def sweep(self) -> list[Path]:
         """Delete what no recorded trial stands for, as a killed worker leaves it."""
@@ -55,7 +56,7 @@ class KeptFiles:
             if path not in known
         ]
         for path in stray:
-            path.unlink(missing_ok=True)
+            remove(path)
         return stray
 
     @classmethod

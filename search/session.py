@@ -16,8 +16,9 @@ from typing import Any
 
 from evaluators import tasks
 from evaluators.capabilities import backend_capabilities
-from evaluators.cost import CalibratedSize, SizeModel
-from evaluators.cost.targets import format_capabilities, load_target
+from evaluators.cost import CalibratedSize, size_model
+from evaluators.cost.targets import load_target
+from evaluators.formats import choose_format, format_capabilities
 from evaluators.messages import Profiled, WorkerContext
 from evaluators.workloads.registry import check_name, name_clashes
 from search.engines import Engine
@@ -56,6 +57,7 @@ __all__ = [
     "drive",
     "prepare",
     "proposer_of",
+    "study_target",
     "worker_context",
 ]
 
@@ -71,6 +73,7 @@ class Request:
             unit otherwise.
         fidelity, full_fidelity: None = the workload's.
         restrictions: the parsed `--space` file.
+        artifact_format: of the files; None = the target's own where its libraries are installed.
     """
 
     workload: str
@@ -88,6 +91,7 @@ class Request:
     finalists: int
     device: str
     restrictions: Mapping[str, Any]
+    artifact_format: str | None = None
 
     def budget(self, metric: Metric) -> Budget:
         """The limits in the product's units, converted once, here.
@@ -162,15 +166,21 @@ def capabilities_of(
     profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What backend and format can both do for a network, and what each side removed."""
-    ours = backend_capabilities(backend)
-    both, removed = ours.intersect(format_capabilities(target.artifact_format))
+    kinds = {layer.kind for layer in profile.layers}
+    ours, theirs = (
+        # Of kinds the network does not have, nothing needs to be said.
+        replace(side, layers={k: can for k, can in side.layers.items() if k in kinds})
+        for side in (backend_capabilities(backend), format_capabilities(target.artifact_format))
+    )
+    both, removed = ours.intersect(theirs)
     if not any(layer.kind.startswith("Conv") for layer in profile.layers):
         both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
         removed += ("the network has no convolutions, so there is no attention to transfer",)
     if not profile.gives_logits:
         both = replace(both, distillation_kinds=both.distillation_kinds - {"logits"})
         removed += ("the network's outputs are not class scores: no logits to soften",)
-    if target.is_this_machine and 8 in both.activation_bits:
+    rounds_in_python = target.is_this_machine and target.artifact_format == "packed"
+    if rounds_in_python and 8 in both.activation_bits:
         # Rounding activations here is our own emulation in Python; timing it would tell nothing.
         both = replace(both, activation_bits=both.activation_bits - {8})
         removed += ("torch on this machine has no 8-bit activations to measure",)
@@ -193,6 +203,9 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     """
     check_name(request.workload)
     target = load_target(request.target)
+    chosen, why = choose_format(request.artifact_format, target)
+    format_notes = [why] if why else []
+    target = replace(target, artifact_format=chosen)
     workload, target_name = _absolute(request.workload), _absolute_target(request.target)
     first = WorkerContext(
         workload=workload,
@@ -230,7 +243,12 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
         device=request.device,
         restrictions=request.restrictions,
         target_sha256=_digest(target),
-        notes=(*name_clashes(workload), *removed, *_notes(target, profile, profiled)),
+        notes=(
+            *name_clashes(workload),
+            *removed,
+            *format_notes,
+            *_notes(target, profile, profiled),
+        ),
     )
     space = build_space(profile, capabilities, request.restrictions)
     return Prepared(spec, profiled, target, space)
@@ -261,9 +279,16 @@ def _absolute_target(target: str) -> str:
     return str(Path(target).resolve()) if target.endswith(".toml") else target
 
 
+def study_target(spec: StudySpec) -> Target:
+    """The target of a study, with the format that the study's files have."""
+    return replace(load_target(spec.target), artifact_format=spec.artifact_format)
+
+
 def _digest(target: Target) -> str:
-    content = json.dumps(asdict(target), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    content: dict[str, Any] = asdict(target)
+    if not target.machines:
+        del content["machines"]  # records of before it existed keep their digest
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_target(record: RecordReader, target: Target) -> None:
@@ -302,8 +327,8 @@ def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[st
     notes = []
     if target.native_format != target.artifact_format:
         notes.append(
-            f"target {target.name}: its own format ({target.native_format}) does not exist here "
-            f"yet, so sizes are those of the {target.artifact_format} file"
+            f"target {target.name}: its own format is {target.native_format}; sizes are those of "
+            f"the {target.artifact_format} file"
         )
     if not target.is_this_machine:
         assumed = [
@@ -335,7 +360,9 @@ def proposer_of(
 def smallest_possible_bytes(prepared: Prepared) -> float:
     """The low end of what the strongest choices of every knob could weigh, in the best order."""
     space = prepared.space
-    calibrated = CalibratedSize(SizeModel(prepared.profiled.profile), ())
+    calibrated = CalibratedSize(
+        size_model(prepared.profiled.profile, prepared.spec.artifact_format), ()
+    )
     at = [knob.name for knob in space.knobs].index("order")
     vector = [len(knob.choices) - 1 for knob in space.knobs]
     sizes = []

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from evaluators import tasks
+from evaluators.artifacts.files import exists
 from search.engines import Engine
 from search.finalists import choose_finalists, worth_repeating
 from search.kept import KeptFiles
@@ -203,7 +204,7 @@ def score_on_test(
         measurement = trial.measurement
         assert measurement is not None
         try:
-            if not kept.path(measurement.sha256).is_file():
+            if not exists(kept.path(measurement.sha256)):
                 _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
             score = _retried(engine, beat, tasks.score_test, measurement.sha256)
         except (InvalidRequest, WorkerLost) as refusal:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spaces.policy import ALL_ORDERS, Stage, format_order
+from spaces.policy import ALL_ORDERS, GRANULARITIES, SCHEMES, Stage, format_order
 
 __all__ = ["Capabilities", "LayerCapabilities"]
 
@@ -32,6 +32,7 @@ class Capabilities:
         orders: the stage orders it can run.
         distillation_kinds: which distillation losses exist.
         criteria: what can decide which elements are pruned; a format can store them all.
+        schemes, granularities: of the quantization grids.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Capabilities:
     orders: frozenset[tuple[Stage, ...]] = frozenset(ALL_ORDERS)
     distillation_kinds: frozenset[str] = frozenset({"none", "logits", "attention"})
     criteria: frozenset[str] = frozenset({"magnitude"})
+    schemes: frozenset[str] = frozenset(SCHEMES)
+    granularities: frozenset[str] = frozenset(GRANULARITIES)
 
     def intersect(self, other: "Capabilities") -> tuple["Capabilities", tuple[str, ...]]:
         """What both can do, and one sentence for each thing one side removed from the other."""
@@ -71,6 +74,8 @@ class Capabilities:
                 "distillation", self.distillation_kinds, other.distillation_kinds
             ),
             criteria=both("pruning criterion", self.criteria, other.criteria),
+            schemes=both("scheme", self.schemes, other.schemes),
+            granularities=both("granularity", self.granularities, other.granularities),
         )
         return result, tuple(removed)
 

@@ -262,8 +262,8 @@ def build_space(
         "distillation.weight": WEIGHTS,
         "activation_bits": _keep(BITS, capabilities.activation_bits),
         "cluster_init": CLUSTER_INITS,
-        "scheme": SCHEMES,
-        "granularity": GRANULARITIES,
+        "scheme": _keep(SCHEMES, capabilities.schemes),
+        "granularity": _keep(GRANULARITIES, capabilities.granularities),
         "criterion": _keep(CRITERIA, capabilities.criteria),
     }
     layer_patterns = _layer_patterns(profile, capabilities)

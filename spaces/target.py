@@ -26,7 +26,8 @@ class Target:
     Attributes:
         name, description: as in `--target NAME`.
         artifact_format: the format size_bytes is measured in.
-        native_format: the format the device's own runtime loads, as yet `packed` stands for it.
+        native_format: the format the device's own runtime loads; where it is another one, it is
+            not built yet.
         throughput_gmacs: data type ("fp32", "fp16", "int8") -> 10^9 multiply-accumulates a second.
         bandwidth_gbps: memory bandwidth, 10^9 bytes a second.
         overhead_us: fixed cost of one operation, microseconds.
@@ -34,6 +35,8 @@ class Target:
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
         is_this_machine: the latency is measured here rather than modelled.
+        machines: `platform.machine()` of computers that are such a device; () = any is. On others
+            the latency is modelled.
     """
 
     name: str
@@ -47,3 +50,4 @@ class Target:
     int8_needs_activation_bits: bool
     kernel_truth: tuple[str, ...]
     is_this_machine: bool = False
+    machines: tuple[str, ...] = ()

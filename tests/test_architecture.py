@@ -32,8 +32,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),
-    "coremltools": (),
-    "onnxruntime": (),
+    "coremltools": ("evaluators.artifacts.mlpackage", "evaluators.backends.pytorch.coreml_export"),
+    "onnx": ("evaluators.artifacts.onnx",),
+    "onnxruntime": ("evaluators.artifacts.onnx",),
 }
 #: `spaces` holds values: no files, no clock.
 FILES_AND_CLOCK = {"datetime", "glob", "io", "os", "pathlib", "shutil", "tempfile", "time"}

@@ -70,7 +70,14 @@ def test_two_drivers_and_a_full_disk(tmp_path: Path) -> None:
         "from search.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     storage = str(tmp_path / "runs")
-    asked = ["net.py:workload", "--target=m1", "--trials=40", "--study=victim", "--workers=1"]
+    asked = [
+        "net.py:workload",
+        "--target=m1",
+        "--format=packed",
+        "--trials=40",
+        "--study=victim",
+        "--workers=1",
+    ]
     driver = subprocess.Popen(
         [sys.executable, "-c", code, "run", *asked, "--storage", storage],
         cwd=tmp_path,

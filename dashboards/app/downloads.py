@@ -5,9 +5,10 @@ the hash that its trial recorded, must lie in the study's artifact folder, and m
 hash.
 """
 
-import hashlib
+import io
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from dashboards import tables
 from dashboards.app.library import Library, Snapshot
 from dashboards.app.trials import find
 from dashboards.text import plain
+from search.artifacts import Content, digest, exists, read_content
 from search.manifest import manifest_of
 from search.naming import storage_flag
 from spaces import SearchError, Trial
@@ -107,23 +109,35 @@ def _file(snapshot: Snapshot, name: str, trial: Trial) -> Response:
         return _refuse(f"the record of {snapshot.name} gives trial {name} no valid file")
     folder = snapshot.location.artifacts_dir.resolve()
     path = folder / f"{sha256}.{kind}"
-    data = _read(path, folder)
-    if data is None:
+    content = _read(path, folder)
+    if content is None:
         flag = storage_flag(snapshot.location.place)
         return _refuse(
             f"the file of trial {name} was not kept; make it again with: "
             f"search export --study {snapshot.name}{flag} --pick {name}"
         )
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if digest(content) != sha256:
         return _refuse(f"{path.name} was changed after it was measured; it is not served")
-    return _save(data, f"{_stem(snapshot, name)}.{kind}", "application/octet-stream")
+    file = f"{_stem(snapshot, name)}.{kind}"
+    if "" in content:
+        return _save(content[""], file, "application/octet-stream")
+    return _save(_zipped(content, file), f"{file}.zip", "application/zip")
 
 
-def _read(path: Path, folder: Path) -> bytes | None:
+def _read(path: Path, folder: Path) -> Content | None:
     """None when there is no such file, or when it is a link to somewhere else."""
-    if path.resolve().parent != folder or not path.is_file():
+    if path.resolve().parent != folder or not exists(path):
         return None
-    return path.read_bytes()
+    return read_content(path)
+
+
+def _zipped(content: Content, folder: str) -> bytes:
+    """A package, which is a folder, as one download."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(content):
+            archive.writestr(f"{folder}/{name}", content[name])
+    return buffer.getvalue()
 
 
 def _save(data: bytes, name: str, mimetype: str) -> Response:

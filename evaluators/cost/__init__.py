@@ -9,7 +9,9 @@ from evaluators.cost.size import (
     file_kind,
     predicted_bytes,
 )
-from evaluators.cost.targets import format_capabilities, list_targets, load_target
+from evaluators.cost.stored_size import size_model
+from evaluators.cost.targets import list_targets, load_target
+from evaluators.formats import format_capabilities
 
 __all__ = [
     "CalibratedSize",
@@ -24,4 +26,5 @@ __all__ = [
     "macs",
     "modelled_latency",
     "predicted_bytes",
+    "size_model",
 ]

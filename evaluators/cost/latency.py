@@ -20,7 +20,7 @@ from spaces import (
     kept_channels,
 )
 
-__all__ = ["layer_macs", "macs", "modelled_latency"]
+__all__ = ["layer_macs", "layer_shares", "macs", "modelled_latency"]
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -82,6 +82,11 @@ def layer_macs(policy: Policy, profile: ModelProfile) -> dict[str, int]:
     return {work.layer.name: work.macs for work in _work(policy, profile)}
 
 
+def layer_shares(policy: Policy, profile: ModelProfile) -> dict[str, tuple[float, float]]:
+    """Layer -> shares of its input and of its output channels that are left."""
+    return {w.layer.name: (w.inputs_kept, w.outputs_kept) for w in _work(policy, profile)}
+
+
 def macs(policy: Policy, profile: ModelProfile) -> int:
     """Multiply-accumulates of one inference without pruned channels."""
     return sum(layer_macs(policy, profile).values())
@@ -90,9 +95,10 @@ def macs(policy: Policy, profile: ModelProfile) -> int:
 def compute_type(asked: LayerPolicy, activation_bits: int, target: Target) -> str:
     """The data type a layer's kernel computes in on the target.
 
-    A grid of 2 to 8 bits fits int8 levels. Codebook weights do not: they are decoded to floats.
+    A grid of 2 to 8 bits fits int8 levels. Codebook weights are decoded to floats, but for those of
+    an `onnx` file whose entries lie on a grid.
     """
-    on_grid = asked.clusters is None and asked.bits <= 8
+    on_grid = asked.bits <= 8 and (asked.clusters is None or target.artifact_format == "onnx")
     activations_fit = activation_bits <= 8 or not target.int8_needs_activation_bits
     if on_grid and activations_fit and "int8" in target.throughput_gmacs:
         return "int8"

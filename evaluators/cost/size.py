@@ -68,7 +68,13 @@ class LayerSize:
 
 
 class SizeModel:
-    """Sizes of one network's policies. Remembers each layer's answers, which repeat."""
+    """Sizes of one network's policies. Remembers each layer's answers, which repeat.
+
+    Attributes:
+        prior_ratio: real over predicted bytes before any evidence.
+    """
+
+    prior_ratio = PRIOR_RATIO
 
     def __init__(self, profile: ModelProfile) -> None:
         self.profile = profile
@@ -265,13 +271,13 @@ class CalibratedSize:
 
     A ratio real / predicted is kept for each kind of file (how its values are coded, whether it
     is sparse), as a median, which one odd trial cannot move. Few trials of a kind lean on those of
-    every kind, and few trials at all on `PRIOR_RATIO`.
+    every kind, and few trials at all on the model's `prior_ratio`.
     """
 
     def __init__(self, model: SizeModel, ratios: Sequence[tuple[str, float]]) -> None:
         """Args: model: the closed form; ratios: (kind of file, ln(real / predicted))."""
         self.model = model
-        self._all = _shrunk_median([ratio for _, ratio in ratios], math.log(PRIOR_RATIO))
+        self._all = _shrunk_median([ratio for _, ratio in ratios], math.log(model.prior_ratio))
         by_kind: dict[str, list[float]] = defaultdict(list)
         for kind, ratio in ratios:
             by_kind[kind].append(ratio)

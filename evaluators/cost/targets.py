@@ -1,21 +1,20 @@
 """Hardware profiles: the built-in ones are TOML files beside this package, or a path of one."""
 
+import platform
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from spaces import Capabilities, Figure, InvalidRequest, LayerCapabilities, Target
-from spaces.policy import CRITERIA, PATTERNS
-from spaces.search_space import BITS, CLUSTERS
+from evaluators.formats import format_capabilities
+from spaces import Figure, InvalidRequest, Target
 
-__all__ = ["format_capabilities", "list_targets", "load_target"]
+__all__ = ["list_targets", "load_target"]
 
 _FOLDER = files("evaluators") / "targets"
 _TYPES = ("fp32", "fp16", "int8")
-#: Kinds of layers whose weights a `packed` file stores compressed.
-_KINDS = ("Linear", "Conv1d", "Conv2d")
 
 
 def list_targets() -> tuple[str, ...]:
@@ -51,7 +50,7 @@ def load_target(name: str) -> Target:
 
 def _target(name: str, data: Mapping[str, Any]) -> Target:
     known = set(get_type_hints(Target))
-    required = known - {"is_this_machine"}
+    required = known - {"is_this_machine", "machines"}
     for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
         if wrong:
             raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
@@ -75,7 +74,10 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         int8_needs_activation_bits=_flag(name, data, "int8_needs_activation_bits"),
         kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
+        machines=_texts(name, {"machines": [], **data}, "machines"),
     )
+    if target.machines and platform.machine() not in target.machines:
+        target = replace(target, is_this_machine=False)
     if target.compute_dtype not in target.throughput_gmacs:
         raise InvalidRequest(
             f"target {name}: compute_dtype {target.compute_dtype!r} has no throughput_gmacs"
@@ -113,26 +115,4 @@ def _figure(target: str, key: str, entry: object) -> Figure:
             return Figure(float(value), source)
     raise InvalidRequest(
         f"target {target}: {key} must be {{value = above 0, source = text}}, but got {entry!r}"
-    )
-
-
-def format_capabilities(artifact_format: str) -> Capabilities:
-    """What a target's file format can store.
-
-    Raises:
-        InvalidRequest: no such format.
-    """
-    if artifact_format != "packed":
-        raise InvalidRequest(f"artifact format must be packed, but got {artifact_format!r}")
-    layer = LayerCapabilities(
-        bits=frozenset(BITS),
-        clusters=frozenset(CLUSTERS),
-        patterns=frozenset(PATTERNS),
-        bias_bits=frozenset(BITS),
-    )
-    return Capabilities(
-        name="packed",
-        layers=dict.fromkeys(_KINDS, layer),
-        activation_bits=frozenset({8, 32}),
-        criteria=frozenset(CRITERIA),
     )

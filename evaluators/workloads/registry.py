@@ -64,6 +64,10 @@ BUILT_IN: dict[str, BuiltIn] = {
         "evaluators.workloads.mnist:cnn_mnist",
         "TensorFlow tutorial CNN on MNIST: conv 12, dense 10, 20,410 parameters",
     ),
+    "resnet20-cifar10": BuiltIn(
+        "evaluators.workloads.cifar10:resnet20_cifar10",
+        "ResNet-20 on CIFAR-10, pretrained, 269,722 parameters; data from $SEARCH_DATA",
+    ),
 }
 
 

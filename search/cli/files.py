@@ -1,26 +1,37 @@
 """Commands about files: `export` and `verify`."""
 
 import argparse
-import hashlib
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evaluators import tasks
+from evaluators.artifacts.files import (
+    Content,
+    digest,
+    exists,
+    read_content,
+    remove,
+    write_content,
+)
+from evaluators.formats import FORMATS, check_installed
 from evaluators.messages import WorkerContext
+from search.analysis import knee
 from search.cli.readers import open_reader
 from search.cli.text import latency_text, metric_text
 from search.engines import InProcessEngine
 from search.kept import KeptFiles
+from search.loaders import loader_of
 from search.manifest import manifest_of
 from search.naming import find_trial, trial_name
 from search.record import RecordReader
 from search.session import answer_of, check_network, worker_context
-from spaces import Front, InvalidRequest, StudyBroken, Trial
+from spaces import Failure, Front, InvalidRequest, StudyBroken, Trial
 
 __all__ = ["export_command", "export_trial", "manifest_path", "verify_command"]
 
@@ -32,15 +43,29 @@ def manifest_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
+def loader_path(file: Path) -> Path:
+    """`best.onnx` -> `best.onnx.load.py`."""
+    return file.with_name(f"{file.name}.load.py")
+
+
 def export_command(arguments: argparse.Namespace) -> int:
     """`search export`."""
     record = open_reader(arguments.storage, arguments.study)
     trial = _picked(record, arguments.pick)
     spec = record.spec
     name = trial_name(trial, spec.full_fidelity, spec.fidelity).replace("@", "-")
-    out = Path(arguments.out or f"{spec.name}-{name}.{spec.artifact_format}")
+    artifact_format = arguments.format or spec.artifact_format
+    out = Path(arguments.out or f"{spec.name}-{name}.{artifact_format}")
     try:
-        manifest = export_trial(record, trial, out)
+        if artifact_format == spec.artifact_format:
+            manifest = export_trial(record, trial, out)
+        else:
+            trial, content = _in_format(record, trial, artifact_format)
+            changed = replace(spec, artifact_format=artifact_format)
+            # Test scores are those of the study's own file.
+            manifest = _write_export(
+                content, manifest_of(changed, record.profile, trial, None), out
+            )
     except OSError as error:
         raise InvalidRequest(f"--out {out}: cannot be written: {error.strerror}") from None
     if arguments.json:
@@ -51,13 +76,14 @@ def export_command(arguments: argparse.Namespace) -> int:
         sys.stdout.write(
             f"{out}: {trial.measurement.size_bytes:,} bytes, {metric}, "
             f"{latency_text(trial.measurement)}\n{manifest_path(out)}: its manifest\n"
+            f"{loader_path(out)}: loads it\n"
         )
     return 0
 
 
 def _picked(record: RecordReader, which: str) -> Trial:
     front: Front = answer_of(record).front
-    if which not in ("best", "smallest", "fastest"):
+    if which not in ("best", "smallest", "fastest", "knee"):
         trial = find_trial(record, which, "--pick")
         if trial.measurement is None:
             raise InvalidRequest(f"--pick {which}: that trial failed: {trial.outcome}")
@@ -71,6 +97,8 @@ def _picked(record: RecordReader, which: str) -> Trial:
         return front.pick
     if which == "smallest":
         return front.members[0]
+    if which == "knee":
+        return knee(front.members, record.judge)
     return min(front.members, key=lambda t: t.measurement.latency.median_ms if t.measurement else 0)
 
 
@@ -88,36 +116,56 @@ def export_trial(record: RecordReader, trial: Trial, out: Path) -> dict[str, Any
     assert values is not None
     kept = KeptFiles(record.judge, record.location.artifacts_dir, spec.artifact_format)
     source = kept.path(values.sha256)
-    data = source.read_bytes() if source.is_file() else _made_again(record, trial)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != values.sha256:
+    content = read_content(source) if exists(source) else _made_again(record, trial)
+    found = digest(content)
+    if found != values.sha256:
         raise StudyBroken(
-            f"{source} was changed after it was measured: its sha256 is {digest}; remove it, and "
+            f"{source} was changed after it was measured: its sha256 is {found}; remove it, and "
             "it is made again"
         )
     test = record.test_scores().get(trial.identity.key)
-    manifest = manifest_of(spec, record.profile, trial, test)
+    return _write_export(content, manifest_of(spec, record.profile, trial, test), out)
+
+
+def _write_export(content: Content, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The file, its manifest and its loader; gives the manifest.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(out, data)
-    _write_whole(manifest_path(out), (json.dumps(manifest, indent=2) + "\n").encode())
+    _write_whole(out, content)
+    text = (json.dumps(manifest, indent=2) + "\n").encode()
+    _write_whole(manifest_path(out), {"": text})
+    _write_whole(loader_path(out), {"": loader_of(manifest["format"], out.name).encode()})
     return manifest
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Never a half-written file under this name, whenever the process dies."""
+def _write_whole(path: Path, content: Content) -> None:
+    """Never a half-written file or package under this name, whenever the process dies.
+
+    Raises:
+        InvalidRequest: a folder that is no package of ours is in the way.
+        OSError: it cannot be written.
+    """
     path = path.resolve()  # of a link the file it leads to
-    if path.exists() and not path.is_file():  # /dev/stdout is written to, not replaced
-        path.write_bytes(data)
+    is_package = "" not in content
+    if path.is_dir():
+        if not (is_package and (path / "Manifest.json").is_file()):
+            raise InvalidRequest(f"--out {path} must not be an existing folder, but is one")
+        remove(path)
+    elif path.exists() and not path.is_file() and not is_package:
+        path.write_bytes(content[""])  # /dev/stdout is written to, not replaced
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
+        write_content(partial, content)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
 
 
-def _made_again(record: RecordReader, trial: Trial) -> bytes:
+def _made_again(record: RecordReader, trial: Trial) -> Content:
     """A trial's file from its identity. Not among the kept ones: a driver may be at work there."""
     assert trial.measurement is not None
     engine = InProcessEngine()
@@ -128,11 +176,36 @@ def _made_again(record: RecordReader, trial: Trial) -> bytes:
         outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
         sha256 = getattr(outcome, "sha256", None)
         if sha256 == trial.measurement.sha256:
-            return next(Path(folder).glob(f"{sha256}.*")).read_bytes()
+            return read_content(next(Path(folder).glob(f"{sha256}.*")))
     raise StudyBroken(
         f"trial {trial.number} made again gave another file ({sha256 or outcome}); this "
         "machine or these library versions compute differently from those that measured it"
     )
+
+
+def _in_format(record: RecordReader, trial: Trial, artifact_format: str) -> tuple[Trial, Content]:
+    """A trial made again as a file of another format, with what that file is worth.
+
+    Raises:
+        InvalidRequest: the format is not installed, or cannot hold the trial's policy.
+    """
+    check_installed(artifact_format)
+    engine = InProcessEngine()
+    spec = replace(record.spec, artifact_format=artifact_format)
+    context = worker_context(spec, record.location, None)
+    identity = replace(trial.identity, artifact_format=artifact_format)
+    with tempfile.TemporaryDirectory(prefix="search-export-") as folder:
+        context = replace(context, artifacts_dir=folder)
+        engine.configure(tasks.setup, context)
+        check_network(record, engine)
+        # A latency is a ratio to the baseline's in the same runtime.
+        profile = engine.submit(tasks.make_profile).result().profile
+        engine.configure(tasks.setup, replace(context, profile=profile))
+        outcome = engine.submit(tasks.evaluate, identity, trial.policy).result()
+        if isinstance(outcome, Failure):
+            raise InvalidRequest(f"--format {artifact_format}: {outcome}")
+        content = read_content(next(Path(folder).glob(f"{outcome.sha256}.*")))
+    return replace(trial, identity=identity, outcome=outcome), content
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
@@ -143,7 +216,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     context = WorkerContext(
         workload=arguments.workload or manifest["workload"],
         target="host",  # none is needed: nothing is timed
-        artifact_format="packed",
+        artifact_format=_format_of(file, manifest),
         artifacts_dir=str(file.parent),
         device="cpu",
     )
@@ -176,8 +249,23 @@ def verify_command(arguments: argparse.Namespace) -> int:
     return EXIT_MISMATCH if wrong else 0
 
 
+def _format_of(file: Path, manifest: Mapping[str, Any]) -> str:
+    """What the manifest says, else what the file's name does.
+
+    Raises:
+        InvalidRequest: neither names a format that can be read here.
+    """
+    name = manifest.get("format", file.suffix.removeprefix("."))
+    if name not in FORMATS:
+        raise InvalidRequest(
+            f"verify: the format of {file} must be one of {', '.join(FORMATS)}, but got {name!r}"
+        )
+    check_installed(name)
+    return str(name)
+
+
 def _read_manifest(file: Path, workload: str | None) -> dict[str, Any]:
-    if not file.is_file():
+    if not exists(file):
         raise InvalidRequest(f"verify: there is no file {file}")
     beside = manifest_path(file)
     if not beside.is_file():

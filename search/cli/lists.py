@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich.markup import escape
 from rich.table import Table
 
 from evaluators import tasks
 from evaluators.cost.targets import list_targets, load_target
+from evaluators.formats import choose_format
 from evaluators.messages import WorkerContext
 from evaluators.workloads.registry import DEFAULT_WORKLOAD, check_name, list_workloads
 from search.cli.run import open_engine, read_restrictions
@@ -31,6 +32,8 @@ def space_command(arguments: argparse.Namespace) -> int:
     """`search space`."""
     check_name(arguments.workload)
     target = load_target(arguments.target)
+    chosen, why = choose_format(arguments.format, target)
+    target = replace(target, artifact_format=chosen)
     restrictions = read_restrictions(arguments.space)
     context = WorkerContext(arguments.workload, arguments.target, target.artifact_format, "")
     with open_engine("local", 1) as engine:
@@ -54,7 +57,7 @@ def space_command(arguments: argparse.Namespace) -> int:
         table.add_row(escape(knob.name), escape(shown))
     console = make_console()
     console.print(table)
-    for sentence in removed:
+    for sentence in (*removed, *([why] if why else [])):
         console.print(f"[yellow]note[/] {escape(sentence)}", highlight=False)
     for name, reason in profiled.profile.excluded:
         console.print(f"[yellow]note[/] {escape(name or 'the model')}: {escape(reason)}")

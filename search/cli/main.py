@@ -20,6 +20,7 @@ DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process", "ray")
+FORMATS = ("packed", "onnx", "mlpackage")
 
 _EXAMPLES = """\
 examples:
@@ -107,6 +108,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run_parser = _command(commands, "run", "start a study and print the front it finds")
     _workload_argument(run_parser)
     _target_argument(run_parser)
+    _format_argument(run_parser)
     budget = run_parser.add_argument_group("budget (hard limits; 1 KB = 1000 bytes)")
     budget.add_argument("--budget-kb", type=positive_float, metavar="KB", help="size of the file")
     budget.add_argument(
@@ -218,9 +220,14 @@ def _add_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     export.add_argument("--study", metavar="NAME", help="(default: the latest)")
     export.add_argument(
         "--pick", default="best", metavar="WHICH",
-        help="best (default), smallest, fastest, or a trial: 17, 3@full",
+        help="best (default), smallest, fastest, knee, or a trial: 17, 3@full",
     )  # fmt: skip
-    export.add_argument("--out", "-o", metavar="FILE", help="(default: STUDY-TRIAL.packed)")
+    export.add_argument("--out", "-o", metavar="FILE", help="(default: STUDY-TRIAL.FORMAT)")
+    export.add_argument(
+        "--format", choices=FORMATS, metavar="NAME",
+        help="make the file again in another format than the study's: "
+        f"{', '.join(FORMATS)}",
+    )  # fmt: skip
     _storage_argument(export)
     _json_argument(export)
     verify = _command(commands, "verify", "decode a file and score it again")
@@ -233,6 +240,7 @@ def _add_lists(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     space = _command(commands, "space", "print the search space of a workload on a target")
     _workload_argument(space)
     _target_argument(space)
+    _format_argument(space)
     space.add_argument("--space", metavar="FILE", help="a TOML file that narrows it")
     targets = _command(commands, "targets", "list the hardware profiles, or show one")
     targets.add_argument("name", nargs="?", help="a profile, or a .toml file")
@@ -252,6 +260,14 @@ def _target_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="host", metavar="NAME",
         help="a name of `search targets`, or a .toml file (default host, this machine)",
+    )  # fmt: skip
+
+
+def _format_argument(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--format", choices=FORMATS, metavar="NAME",
+        help=f"what files are written: {', '.join(FORMATS)} (default: the target's own where its "
+        "libraries are installed, else packed)",
     )  # fmt: skip
 
 

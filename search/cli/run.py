@@ -23,6 +23,7 @@ from rich.table import Table
 
 from evaluators import tasks
 from evaluators.cost.targets import load_target
+from evaluators.formats import check_installed, choose_format
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
@@ -48,6 +49,7 @@ from search.session import (
     prepare,
     proposer_of,
     smallest_possible_bytes,
+    study_target,
     worker_context,
 )
 from spaces import InvalidRequest, StudyBroken
@@ -79,8 +81,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         finalists=arguments.finalists,
         device=arguments.device,
         restrictions=read_restrictions(arguments.space),
+        artifact_format=arguments.format,
     )
-    load_target(request.target)  # a typing error should not wait for a worker
+    # A typing error should not wait for a worker.
+    choose_format(request.artifact_format, load_target(request.target))
     with _interrupts(), engine_of(arguments) as engine:
         with console.status("a worker scores the baseline and scans its layers"):
             prepared = prepare(request, engine, location)
@@ -103,6 +107,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
                 record = _with_trials(record, location, arguments.trials)
         with _closed_on_error(record):
             spec = record.spec
+            check_installed(spec.artifact_format)
             done = len(record.trials())
             console.print(
                 f"[bold]study[/]     {escape(spec.name)}: {done} of {spec.trials} trials, "
@@ -110,7 +115,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
                 highlight=False,
             )
             print_notes(console, spec.notes)
-            check_target(record, load_target(spec.target))
+            check_target(record, study_target(spec))
             engine.configure(tasks.setup, worker_context(spec, location, record.profile))
             with console.status("a worker compares the network with the recorded one"):
                 check_network(record, engine)
@@ -138,7 +143,7 @@ def _drive(
     for notice in record.notices:
         console.print(f"[yellow]note[/]      {escape(notice)}", highlight=False)
     engine.configure(tasks.setup, worker_context(spec, location, record.profile))
-    target = load_target(spec.target)
+    target = study_target(spec)
     started = time.monotonic()
     with _closed_on_error(record):
         try:
@@ -229,12 +234,12 @@ def _warn_of_arithmetic(console: Console, prepared: Prepared) -> None:
 
 def _dry_run(prepared: Prepared, *, as_json: bool) -> int:
     """What would be tried first; nothing is trained or written."""
-    from evaluators.cost import SizeModel, modelled_latency  # noqa: PLC0415 -- dry runs only
+    from evaluators.cost import modelled_latency, size_model  # noqa: PLC0415 -- dry runs only
 
     spec, profile = prepared.spec, prepared.profiled.profile
     proposer = proposer_of(spec, profile, prepared.space, prepared.target)
     proposals = proposer.propose([], [], min(DRY_RUN_POLICIES, spec.trials))
-    sizes = SizeModel(profile)
+    sizes = size_model(profile, spec.artifact_format)
     rows = [
         {
             "origin": proposal.origin,

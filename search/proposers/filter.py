@@ -3,7 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from evaluators.cost import CalibratedSize, SizeModel, file_kind, modelled_latency
+from evaluators.cost import (
+    CalibratedSize,
+    SizeModel,
+    file_kind,
+    modelled_latency,
+    size_model,
+)
 from spaces import Judge, Policy, Target, Trial
 
 __all__ = ["BudgetFilter"]
@@ -26,8 +32,9 @@ class BudgetFilter:
         self._budget = judge.budget
         self._profile = judge.profile
         self._target = target
-        self.model = SizeModel(judge.profile)
-        self._closed_form: dict[str, tuple[str, float]] = {}
+        self.model = size_model(judge.profile, target.artifact_format)
+        self._download_model = size_model(judge.profile, "packed")
+        self._closed_form: dict[tuple[SizeModel, str], tuple[str, float]] = {}
         self.update(())
 
     def update(self, history: Sequence[Trial]) -> None:
@@ -35,19 +42,21 @@ class BudgetFilter:
         size, download = [], []
         for trial in history[-LEARNS_FROM_TRIALS:]:
             if (measured := trial.measurement) is not None:
-                kind, predicted = self._predicted(trial.policy)
+                kind, predicted = self._predicted(self.model, trial.policy)
                 size.append((kind, math.log(measured.size_bytes / predicted)))
+                kind, predicted = self._predicted(self._download_model, trial.policy)
                 download.append((kind, math.log(measured.download_bytes / predicted)))
         self.size = CalibratedSize(self.model, size)
         # In the target's own format a file weighs something else than its download form.
-        self.download = CalibratedSize(self.model, download)
+        self.download = CalibratedSize(self._download_model, download)
 
-    def _predicted(self, policy: Policy) -> tuple[str, float]:
+    def _predicted(self, model: SizeModel, policy: Policy) -> tuple[str, float]:
         """Kind of file and closed form, computed once a policy: histories only grow."""
-        found = self._closed_form.get(policy.digest)
+        key = (model, policy.digest)
+        found = self._closed_form.get(key)
         if found is None:
-            found = file_kind(self.model, policy), self.model.predict_bytes(policy)
-            self._closed_form[policy.digest] = found
+            found = file_kind(model, policy), model.predict_bytes(policy)
+            self._closed_form[key] = found
         return found
 
     def accept(self, policy: Policy) -> bool:

@@ -97,6 +97,10 @@ def _refusal(policy: Policy, profile: ModelProfile, capabilities: Capabilities) 
         return f"{capabilities.name} cannot do order {format_order(policy.order)}"
     if policy.activation_bits not in capabilities.activation_bits:
         return f"{capabilities.name} cannot do activation bits {policy.activation_bits}"
+    if policy.scheme not in capabilities.schemes:
+        return f"{capabilities.name} cannot do scheme {policy.scheme}"
+    if policy.granularity not in capabilities.granularities:
+        return f"{capabilities.name} cannot do granularity {policy.granularity}"
     refusals = (_layer_refusal(layer, policy, capabilities) for layer in profile.layers)
     return next((refusal for refusal in refusals if refusal), "")
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from search.proposers.optuna_samplers import OptunaProposer
 from spaces import Policy, Trial
 from tests.simulator import Simulator, simulate
 
-TARGET = load_target("m1")
+TARGET = replace(load_target("m1"), artifact_format="packed")
 #: Name -> how it is made for a simulated network.
 PROPOSERS: dict[str, Callable[[Simulator], Proposer]] = {
     "random": lambda sim: OptunaProposer("random", sim.space, sim.judge, sim.seed),

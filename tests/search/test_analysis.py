@@ -11,12 +11,13 @@ from search.analysis import (
     LEAST_TRIALS,
     failures_by_reason,
     importance,
+    knee,
     knob_value,
     order_table,
     price_of_kb,
     progress,
 )
-from spaces import Budget, Failure, Front, Trial
+from spaces import Budget, Failure, Front, Policy, Trial
 from tests.simulator import FIDELITY, FULL_FIDELITY, simulate
 
 SIM = simulate(layers=4, budget=Budget(size_bytes=500_000, max_drop=0.1))
@@ -199,3 +200,16 @@ def test_failures_by_reason():
     assert second.count == 1
     assert first.example == f"cluster {SIM.profile.layers[0].name}: no memory"
     assert failures_by_reason([trials[1]]) == ()
+
+
+def test_the_knee_is_nearest_the_ideal_point() -> None:
+    """The ends are best at one thing and worst at another; the middle is close to both."""
+    sim = simulate()
+    one = sim.trial(0, Policy())
+    assert one.measurement is not None
+    trials = [
+        replace(one, outcome=replace(one.measurement, metric=metric, size_bytes=size))
+        for metric, size in ((0.80, 1000), (0.95, 2000), (0.97, 9000))
+    ]
+    assert knee(trials, sim.judge) is trials[1]
+    assert knee(trials[:1], sim.judge) is trials[0]

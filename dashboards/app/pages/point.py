@@ -132,7 +132,7 @@ def _take(snapshot: Snapshot, name: str, trial: Trial, measurement: Measurement)
         f"{measurement.sha256}.{trial.identity.artifact_format}"
     )
     links: list[Component] = []
-    if kept.is_file():
+    if kept.exists():
         links.append(download_link("Download the file", file_path(snapshot.name, name, "file")))
     else:
         links.append(

@@ -25,7 +25,14 @@ from evaluators.backends.pytorch.constraint import BiasConstraint, Grid, WeightC
 from evaluators.backends.pytorch.student import Student, StudentLayer
 from spaces import InvalidRequest, tensor_name
 
-__all__ = ["artifact_of", "artifact_of_model", "load_artifact", "rounded_layers"]
+__all__ = [
+    "activation_grids",
+    "artifact_of",
+    "artifact_of_model",
+    "load_artifact",
+    "plain_state",
+    "rounded_layers",
+]
 
 ACTIVATIONS = "activations"
 
@@ -40,7 +47,7 @@ def artifact_of(student: Student) -> Artifact:
         if layer.bias is not None:
             tensors.append(_bias(layer, layer.bias))
             constrained.add(tensor_name(layer.name, "bias"))
-    for name, values in _plain_state(student.model).items():
+    for name, values in plain_state(student.model).items():
         if name not in constrained:
             tensors.append(FloatTensor(name, _floats(values), bits=32))
     attributes = {}
@@ -52,7 +59,7 @@ def artifact_of(student: Student) -> Artifact:
 
 def artifact_of_model(model: nn.Module) -> Artifact:
     """The uncompressed fp32 network."""
-    state = _plain_state(model)
+    state = plain_state(model)
     return Artifact(tuple(FloatTensor(n, _floats(v), bits=32) for n, v in state.items()), {})
 
 
@@ -68,7 +75,7 @@ def load_artifact(model: nn.Module, artifact: Artifact) -> nn.Module:
             cannot be read.
     """
     loaded = copy.deepcopy(model).cpu().eval()
-    state = _plain_state(loaded)
+    state = plain_state(loaded)
     weights: Mapping[str, np.ndarray] = dense(artifact)
     for name in [*state, *weights]:
         if name not in weights or name not in state:
@@ -81,7 +88,7 @@ def load_artifact(model: nn.Module, artifact: Artifact) -> nn.Module:
         for name, values in state.items():
             values.copy_(torch.from_numpy(weights[name]))
     modules = dict(loaded.named_modules())
-    for name, grid in _activation_grids(artifact.attributes.get(ACTIVATIONS, "{}")).items():
+    for name, grid in activation_grids(artifact).items():
         if name not in modules:
             raise InvalidRequest(f"the network has no layer {name} to round the inputs of")
         add_activation_grid(modules[name], grid)
@@ -90,11 +97,16 @@ def load_artifact(model: nn.Module, artifact: Artifact) -> nn.Module:
 
 def rounded_layers(artifact: Artifact) -> frozenset[str]:
     """The layers whose inputs the artifact says to round."""
-    return frozenset(_activation_grids(artifact.attributes.get(ACTIVATIONS, "{}")))
+    return frozenset(activation_grids(artifact))
 
 
-def _activation_grids(text: str) -> dict[str, ActivationGrid]:
-    """Reads an attribute of a file from anywhere: nothing in it is taken for granted."""
+def activation_grids(artifact: Artifact) -> dict[str, ActivationGrid]:
+    """Layer -> grid of its inputs. Of a file from anywhere: nothing in it is taken for granted.
+
+    Raises:
+        DamagedArtifact: the attribute cannot be read.
+    """
+    text = artifact.attributes.get(ACTIVATIONS, "{}")
     try:
         return {
             name: ActivationGrid(float(scale), int(zero_point))
@@ -104,7 +116,7 @@ def _activation_grids(text: str) -> dict[str, ActivationGrid]:
         raise DamagedArtifact(f"attribute {ACTIVATIONS}: cannot be read: {error}") from None
 
 
-def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The state by its original names and without the constraints' own tensors.
 
     A parametrized batch-norm's effective value stands under its original name; a parameter that

@@ -1,7 +1,8 @@
-"""Measured latency of a decoded network on this host: torch on the CPU, one sample, one thread.
+"""Measured latency of a file on this host, in its format's runtime: one sample, one thread.
 
-What runs is the network a user would run: dense fp32 weights as decoded, without the channels that
-were pruned. Unstructured zeros and shared values make no kernel of torch faster, and it shows.
+What runs is what a user would run: of a `packed` file the decoded dense fp32 weights in torch,
+without the channels that were pruned; of another format its own runtime with the file's bytes.
+Unstructured zeros and shared values make no kernel faster, and it shows.
 """
 
 import fcntl
@@ -9,17 +10,18 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from spaces import Latency
 
-__all__ = ["device_name", "measure_ms", "measure_relative"]
+__all__ = ["Call", "device_name", "measure_ms", "measure_relative"]
+
+#: One inference of one network.
+Call = Callable[[], object]
 
 #: Blocks of calls, alternating between the two networks, and the least time of a block.
 ROUNDS = 20
@@ -27,9 +29,9 @@ BLOCK_MS = 2.0
 WARMUP_CALLS = 10
 
 
-def device_name() -> str:
-    """What a measured latency is labelled with."""
-    return f"torch-cpu on {platform.node() or 'this machine'}"
+def device_name(runtime: str) -> str:
+    """What a measured latency is labelled with, e.g. "onnxruntime on build-7"."""
+    return f"{runtime} on {platform.node() or 'this machine'}"
 
 
 @contextmanager
@@ -49,64 +51,61 @@ def one_probe_at_a_time() -> Iterator[None]:
         os.close(lock)
 
 
-@torch.inference_mode()
-def _block_ms(model: nn.Module, sample: Tensor, calls: int) -> float:
+def _block_ms(call: Call, calls: int) -> float:
     started = time.perf_counter()
     for _ in range(calls):
-        model(sample)
+        call()
     return (time.perf_counter() - started) * 1000 / calls
 
 
-def _calls_a_block(model: nn.Module, sample: Tensor) -> int:
-    once = min(_block_ms(model, sample, 3) for _ in range(3))
+def _calls_a_block(call: Call) -> int:
+    once = min(_block_ms(call, 3) for _ in range(3))
     return max(1, round(BLOCK_MS / max(once, 1e-4)))
 
 
-def _series(models: list[nn.Module], sample: Tensor) -> np.ndarray:
-    """(models, rounds) ms a call.
+def _series(networks: Sequence[Call]) -> np.ndarray:
+    """(networks, rounds) ms a call.
 
-    The models take turns, so that drift hits all alike, and every other round runs backwards:
+    The networks take turns, so that drift hits all alike, and every other round runs backwards:
     whoever comes second finds the caches and the clock as the first one left them.
     """
-    for model in models:
-        _block_ms(model, sample, WARMUP_CALLS)
-    calls = [_calls_a_block(model, sample) for model in models]
-    times = np.empty((len(models), ROUNDS))
+    for call in networks:
+        _block_ms(call, WARMUP_CALLS)
+    calls = [_calls_a_block(call) for call in networks]
+    times = np.empty((len(networks), ROUNDS))
     for turn in range(ROUNDS):
-        order = range(len(models)) if turn % 2 == 0 else reversed(range(len(models)))
+        order = range(len(networks)) if turn % 2 == 0 else reversed(range(len(networks)))
         for i in order:
-            times[i, turn] = _block_ms(models[i], sample, calls[i])
+            times[i, turn] = _block_ms(networks[i], calls[i])
     return times
 
 
-def measure_ms(model: nn.Module, sample: Tensor) -> Latency:
+def measure_ms(network: Call, device: str) -> Latency:
     """The baseline's own latency: the median and p95 over blocks of calls."""
     with one_probe_at_a_time():
-        times = _series([model], sample)[0]
-    return Latency(float(np.median(times)), _p95(times), "measured", device_name())
+        times = _series([network])[0]
+    return Latency(float(np.median(times)), _p95(times), "measured", device)
 
 
-def measure_relative(
-    model: nn.Module, baseline: nn.Module, sample: Tensor, baseline_ms: float
-) -> Latency:
+def measure_relative(network: Call, baseline: Call, baseline_ms: float, device: str) -> Latency:
     """A candidate's latency, interleaved with the baseline's.
 
     The ratio of the two is what one run can say on a shared machine; it is scaled by the latency
     the baseline had when the study began, so that trials hours apart compare.
 
     Args:
-        model, baseline: in eval mode, on the CPU.
-        sample: (1, ...) prepared input.
+        network, baseline: one inference each.
         baseline_ms: from `measure_ms` at the start of the study.
+        device: of both, from `device_name`.
     """
     with one_probe_at_a_time():
-        candidate, reference = _series([model, baseline], sample)
+        candidate, reference = _series([network, baseline])
     ratios = candidate / reference
     return Latency(
         median_ms=float(np.median(ratios)) * baseline_ms,
         p95_ms=_p95(ratios) * baseline_ms,
         source="measured",
-        device=device_name(),
+        device=device,
     )
 
 

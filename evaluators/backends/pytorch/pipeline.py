@@ -30,7 +30,7 @@ from evaluators.backends.pytorch.train import Diverged, TrainingData, fine_tune
 from evaluators.workloads.base import Workload
 from spaces import Failure, LayerAudit, Policy, Stage, StageAudit
 
-__all__ = ["Compressed", "Seeds", "compress", "stage_samples"]
+__all__ = ["CALIBRATION_SAMPLES", "Compressed", "Seeds", "compress", "stage_samples"]
 
 CALIBRATION_SAMPLES = 1000
 

@@ -1,6 +1,7 @@
 """The metric of a network on a split."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ Score = tuple[float, float, int]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, workload: Workload, split: Split) -> Score:
+def evaluate(model: Callable[[Tensor], Tensor], workload: Workload, split: Split) -> Score:
     """Mean score over a split with its standard error, sd / sqrt(samples).
 
     Args:
-        model: in eval mode, on the split's device.
+        model: in eval mode, on the split's device; or another runtime's network.
         workload: gives `prepare` and `score`.
         split: which samples.
 

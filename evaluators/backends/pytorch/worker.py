@@ -8,7 +8,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,19 +19,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluators.artifacts.packed import DamagedArtifact, decode, dense, encode
-from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
+from evaluators.artifacts.base import CannotHold, expanded, sliced
+from evaluators.artifacts.files import (
+    Content,
+    digest,
+    exists,
+    read_content,
+    remove,
+    size_bytes,
+    write_content,
+)
+from evaluators.artifacts.packed import Artifact, DamagedArtifact, decode, dense, encode
+from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
 from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
-from evaluators.backends.pytorch.export import (
-    artifact_of,
-    artifact_of_model,
-    load_artifact,
-    rounded_layers,
-)
-from evaluators.backends.pytorch.latency import measure_ms, measure_relative
+from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
+from evaluators.backends.pytorch.formats import FileFormat, Removal, Restored, make_format
+from evaluators.backends.pytorch.latency import device_name, measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
-from evaluators.backends.pytorch.pipeline import Compressed, Seeds, compress
+from evaluators.backends.pytorch.pipeline import CALIBRATION_SAMPLES, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
 from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.score import Score, evaluate, sample_scores
@@ -40,6 +46,7 @@ from evaluators.backends.pytorch.train import TrainingData
 from evaluators.checker import broken_constraints, unrounded_activations
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
+from evaluators.formats import check_installed
 from evaluators.messages import Profiled, Verified, WorkerContext
 from evaluators.workloads.base import Split, as_split
 from evaluators.workloads.registry import load_workload
@@ -48,7 +55,6 @@ from spaces import (
     Identity,
     InvalidRequest,
     Latency,
-    LedgerLine,
     Measurement,
     ModelProfile,
     Policy,
@@ -66,16 +72,22 @@ AUDIT_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class Written:
-    """A file on disk, and what its decoder gave back."""
+    """A file on disk, and what it gave back.
+
+    Attributes:
+        download_bytes: of the packed form.
+        weights: in the whole network's shapes.
+        removal: of the channels that are not in the file, or are zeros there.
+    """
 
     path: Path
     is_new: bool
     sha256: str
     size_bytes: int
-    ledger: tuple[LedgerLine, ...]
+    download_bytes: int
     weights: dict[str, np.ndarray]
-    rounded_layers: frozenset[str]
-    model: nn.Module
+    restored: Restored
+    removal: Removal
 
 
 class Worker:
@@ -88,7 +100,9 @@ class Worker:
             InvalidRequest: either cannot be had.
         """
         self.context = context
-        self.target = load_target(context.target)
+        check_installed(context.artifact_format)
+        target = load_target(context.target)
+        self.target = replace(target, artifact_format=context.artifact_format)
         # One thread: results do not depend on how a sum was split, and workers do not compete.
         # Before the user's code, which may train, and after it: it may have set the threads too.
         torch.set_num_threads(1)
@@ -112,6 +126,44 @@ class Worker:
         """The uncompressed network on the CPU."""
         model = load_artifact(self.workload.model, artifact_of_model(self.workload.model))
         return model.eval()
+
+    @cached_property
+    def format(self) -> FileFormat:
+        """What writes and reads the study's files."""
+        return make_format(
+            self.context.artifact_format,
+            self.workload.model,
+            self._sample(),
+            self._calibration_inputs,
+        )
+
+    def _calibration_inputs(self) -> torch.Tensor:
+        """The first training inputs, prepared: what a grid of activations is fitted to."""
+        inputs = self.workload.train.inputs[:CALIBRATION_SAMPLES].clone()
+        return self.workload.prepare(inputs).cpu()
+
+    @cached_property
+    def baseline_file(self) -> Content:
+        """The uncompressed network's file in the study's format.
+
+        Raises:
+            InvalidRequest: the format cannot hold this network.
+        """
+        removal = Removal(self.baseline, self._sample())
+        try:
+            artifact = self.format.stored(artifact_of_model(self.workload.model))
+            return self.format.write(artifact, removal)
+        except CannotHold as error:
+            raise InvalidRequest(
+                f"workload {self.workload.name} cannot be written as {self.format.name}: {error}; "
+                "--format packed holds any network"
+            ) from None
+
+    @cached_property
+    def _baseline_call(self) -> Callable[[], object]:
+        """One inference of the uncompressed network in the format's runtime."""
+        restored = self.format.read(self.baseline_file)
+        return self.format.timed(restored, Removal(self.baseline, self._sample()))
 
     @cached_property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -162,7 +214,6 @@ class Worker:
         started = time.perf_counter()
         workload = self.workload
         score = _forward(lambda: evaluate(self.baseline, workload, workload.validation))
-        encoded = encode(artifact_of_model(workload.model))
         layers, excluded, passes = _forward(lambda: layer_profiles(workload, self.groups))
         compressible = {layer.name for layer in layers}
         profile = ModelProfile(
@@ -174,15 +225,15 @@ class Worker:
             other_bytes=_other_bytes(workload.model, compressible),
             baseline_metric=score[0],
             baseline_metric_se=score[1],
-            baseline_size_bytes=len(encoded.data),
+            baseline_size_bytes=size_bytes(self.baseline_file),
             baseline_latency_ms=1.0,
             latency_source="modelled",
             scan_passes=passes,
-            baseline_sha256=hashlib.sha256(encoded.data).hexdigest(),
+            baseline_sha256=self.baseline_sha256(),
             gives_logits=self._gives_logits(),
         )
         if self.target.is_this_machine:
-            latency = measure_ms(self.baseline, self._sample())
+            latency = measure_ms(self._baseline_call, device_name(self.format.runtime))
         else:
             latency = modelled_latency(Policy(), profile, self.target)
         profile = replace(
@@ -214,7 +265,7 @@ class Worker:
         return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
 
     def baseline_sha256(self) -> str:
-        """Of the uncompressed network's file, as in the profile; without any scan."""
+        """Of the uncompressed network's packed file, as in the profile; without any scan."""
         return hashlib.sha256(encode(artifact_of_model(self.workload.model)).data).hexdigest()
 
     def evaluate(self, identity: Identity, policy: Policy) -> Measurement | Failure:
@@ -241,21 +292,23 @@ class Worker:
             if isinstance(compressed, Failure):
                 return compressed
             with clock("encode"):
-                written = self._write(compressed.student)
+                written = self._write(policy, compressed.student)
             broken = broken_constraints(policy, written.weights)
             broken += unrounded_activations(
-                policy, compressed.student.layers, written.rounded_layers
+                policy, compressed.student.layers, written.restored.rounded_layers
             )
             if broken:
                 if written.is_new:
-                    written.path.unlink()
+                    remove(written.path)
                 return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
             with clock("score"):
-                score = evaluate(written.model, self.workload, self.workload.validation)
+                score = evaluate(written.restored.run, self.workload, self.workload.validation)
             with clock("latency"):
-                latency = self._latency(policy, compressed, written)
+                latency = self._latency(policy, written)
         except StudyBroken:
             raise
+        except CannotHold as error:
+            return Failure(error.layer, "write", error.reason)
         except Exception as error:
             return Failure("", "evaluate", f"{type(error).__name__}: {error}")
         return Measurement(
@@ -263,9 +316,9 @@ class Worker:
             metric_se=score[1],
             metric_samples=score[2],
             size_bytes=written.size_bytes,
-            download_bytes=written.size_bytes,
+            download_bytes=written.download_bytes,
             sha256=written.sha256,
-            ledger=written.ledger,
+            ledger=written.restored.ledger,
             macs=macs(policy, self.profile),
             latency=latency,
             seconds=seconds,
@@ -281,9 +334,8 @@ class Worker:
         """
         if self.workload.test is None:
             return None
-        data = self._read(self._path(sha256))
-        model = load_artifact(self.workload.model, decode(data))
-        return evaluate(model, self.workload, self.workload.test)
+        content = self._read(self._path(sha256))
+        return evaluate(self.format.read(content).run, self.workload, self.workload.test)
 
     def score_samples(self, sha256: str) -> np.ndarray:
         """(validation samples,) float32 scores of a kept file.
@@ -302,28 +354,56 @@ class Worker:
         Raises:
             InvalidRequest: a damaged file, or one of another architecture.
         """
-        data = self._read(path)
+        content = self._read(path)
         try:
-            model = load_artifact(self.workload.model, decode(data))
+            run = self.format.read(content).run
         except DamagedArtifact as error:
             raise InvalidRequest(f"{path}: {error}") from None
         except InvalidRequest as error:
             raise InvalidRequest(
                 f"{path}: its tensors are not those of workload {self.workload.name}: {error}"
             ) from None
-        metric, error_bar, samples = evaluate(model, self.workload, self.workload.validation)
-        digest = hashlib.sha256(data).hexdigest()
-        return Verified(len(data), digest, metric, error_bar, samples)
+        metric, error_bar, samples = evaluate(run, self.workload, self.workload.validation)
+        return Verified(size_bytes(content), digest(content), metric, error_bar, samples)
 
-    def _write(self, student: Student) -> Written:
-        """Encode, write, read back from the disk, decode, compare bit for bit."""
-        encoded = encode(artifact_of(student))
-        sha256 = hashlib.sha256(encoded.data).hexdigest()
+    def _write(self, policy: Policy, student: Student) -> Written:
+        """Encode, write, read back from the disk, load, compare bit for bit.
+
+        Raises:
+            CannotHold: the format cannot store what the policy asks.
+        """
+        trained = artifact_of(student)
+        self._compare(student, dense(trained))
+        artifact = self.format.stored(trained)
+        packed = encode(artifact).data
+        _same_values(dense(artifact), dense(decode(packed)))
+        removal = self._removal(policy, student, artifact)
+        content: Content = {"": packed}
+        if self.format.name != "packed":
+            content = self.format.write(artifact, removal)
+        sha256 = digest(content)
         path = self._path(sha256)
-        is_new = not path.exists()
-        data = self._store(path, encoded.data)
-        artifact = decode(data)
-        weights = dense(artifact)
+        is_new = not exists(path)
+        restored = self.format.read(self._store(path, content))
+        weights = dict(restored.weights)
+        if self.format.name != "packed":
+            _same_values(dense(sliced(artifact, removal.slices)), weights)
+            shapes = {tensor.name: tensor.shape for tensor in artifact.tensors}
+            weights = expanded(weights, shapes, removal.slices)
+        return Written(
+            path=path,
+            is_new=is_new,
+            sha256=sha256,
+            size_bytes=size_bytes(content),
+            download_bytes=len(packed),
+            weights=weights,
+            restored=restored,
+            removal=removal,
+        )
+
+    @staticmethod
+    def _compare(student: Student, weights: Mapping[str, np.ndarray]) -> None:
+        """Every weight and bias of an artifact against the network that was trained."""
         for layer in student.layers.values():
             effective = {tensor_name(layer.name, "weight"): layer.effective()}
             if layer.bias is not None:
@@ -331,20 +411,12 @@ class Worker:
             for name, values in effective.items():
                 if not np.array_equal(weights[name], values.cpu().numpy()):
                     raise DamagedArtifact(f"{name}: the file's values are not the network's")
-        lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in encoded.ledger)
-        model = load_artifact(self.workload.model, artifact)
-        return Written(
-            path=path,
-            is_new=is_new,
-            sha256=sha256,
-            size_bytes=len(data),
-            ledger=lines,
-            weights=dict(weights),
-            rounded_layers=rounded_layers(artifact),
-            model=model,
-        )
 
-    def _store(self, path: Path, data: bytes) -> bytes:
+    def _removal(self, policy: Policy, student: Student, artifact: Artifact) -> Removal:
+        dead = _dead_channels(policy, student, dense(artifact))
+        return Removal(self.baseline, self._sample(), dead)
+
+    def _store(self, path: Path, content: Content) -> Content:
         """Write so that the final name appears only with whole bytes, whenever this process dies.
 
         Returns:
@@ -357,15 +429,16 @@ class Worker:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            stored = partial.read_bytes()
-            partial.replace(path)
+            remove(partial)
+            write_content(partial, content)
+            stored = read_content(partial)
+            if path.is_dir():
+                remove(partial)  # the same package under the same hash; a folder is not replaced
+            else:
+                partial.replace(path)
         except OSError as error:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                remove(partial)
             raise StudyBroken(f"cannot write to {self.context.artifacts_dir}: {error}") from error
         return stored
 
@@ -373,23 +446,24 @@ class Worker:
         return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
 
     @staticmethod
-    def _read(path: Path) -> bytes:
+    def _read(path: Path) -> Content:
         try:
-            return path.read_bytes()
+            return read_content(path)
         except OSError as error:
             raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
     def _sample(self) -> torch.Tensor:
         return self.workload.prepare(self.workload.validation.inputs[:1].clone())
 
-    def _latency(self, policy: Policy, compressed: Compressed, written: Written) -> Latency:
+    def _latency(self, policy: Policy, written: Written) -> Latency:
         if not self.target.is_this_machine:
             return modelled_latency(policy, self.profile, self.target)
-        model, sample = written.model, self._sample()
-        dead = _dead_channels(policy, compressed.student, written.weights)
-        if dead:
-            model = remove_channels(model, sample, dead)
-        latency = measure_relative(model, self.baseline, sample, self.profile.baseline_latency_ms)
+        latency = measure_relative(
+            self.format.timed(written.restored, written.removal),
+            self._baseline_call,
+            self.profile.baseline_latency_ms,
+            device_name(self.format.runtime),
+        )
         here, there = latency.device, self.profile.latency_device
         if there in ("", here):
             return latency
@@ -416,7 +490,7 @@ class _Clock:
 
 
 def _dead_channels(
-    policy: Policy, student: Student, weights: dict[str, np.ndarray]
+    policy: Policy, student: Student, weights: Mapping[str, np.ndarray]
 ) -> dict[str, list[int]]:
     """First layer of each channel-pruned group -> its all-zero output channels."""
     dead: dict[str, list[int]] = {}
@@ -431,6 +505,15 @@ def _dead_channels(
             zero[-1] &= not zero.all()  # a layer without any channel cannot run
             dead[group.layers[0]] = np.flatnonzero(zero).tolist()
     return dead
+
+
+def _same_values(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
+    """Every tensor of a file, bit for bit, against what was to be stored."""
+    for name, values in expected.items():
+        if name.endswith("num_batches_tracked") and name not in found:
+            continue  # counts training steps; not every format has a place for it
+        if not np.array_equal(found[name], values):
+            raise DamagedArtifact(f"{name}: the file's values are not the network's")
 
 
 def _other_bytes(model: nn.Module, compressible: set[str]) -> int:

@@ -27,8 +27,10 @@ def uncoupled(model: nn.Module) -> tuple[ChannelGroup, ...]:
 class Bench:
     """A worker with its profile, made for one workload in one folder."""
 
-    def __init__(self, workload: str, folder: Path, target: str = "m1") -> None:
-        context = WorkerContext(workload, target, "packed", str(folder), "cpu")
+    def __init__(
+        self, workload: str, folder: Path, target: str = "m1", artifact_format: str = "packed"
+    ) -> None:
+        context = WorkerContext(workload, target, artifact_format, str(folder), "cpu")
         self.worker = Worker(context)
         self.folder = folder
         profile = self.worker.make_profile().profile
@@ -51,7 +53,7 @@ class Bench:
         return outcome
 
     def file(self, measurement: Measurement) -> Path:
-        return self.folder / f"{measurement.sha256}.packed"
+        return self.folder / f"{measurement.sha256}.{self.worker.context.artifact_format}"
 
     def weights(self, measurement: Measurement) -> dict[str, np.ndarray]:
         """Decoded from the disk, by the format's reader alone."""

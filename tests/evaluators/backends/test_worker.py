@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.artifacts.packed import Artifact, decode, encode
-from evaluators.backends.pytorch import latency as latency_module
 from evaluators.backends.pytorch import worker as worker_module
 from evaluators.backends.pytorch.export import ACTIVATIONS, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.layers import (
@@ -526,7 +525,7 @@ def test_measured_latency_after_a_resume_on_another_machine(
     there = room.worker.profile.latency_device
     assert there.startswith("torch-cpu on ")
     assert room.measure(OTHER).latency.device == there
-    monkeypatch.setattr(latency_module, "device_name", lambda: "torch-cpu on node7")
+    monkeypatch.setattr(worker_module, "device_name", lambda runtime: f"{runtime} on node7")
     device = room.measure(OTHER, repeat=1).latency.device
     assert device == f"torch-cpu on node7, as a ratio to the baseline measured on {there}"
 

@@ -103,8 +103,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = write_net(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        asked = "--target m1 --trials 12 --finalists 2 --budget-kb 0.3 --study done --seed 1"
-        assert main(["run", f"{net}:workload", "--engine", "in-process", *asked.split()]) == 0
+        asked = "--trials 12 --finalists 2 --budget-kb 0.3 --study done --seed 1"
+        where = ["--target", "m1", "--format", "packed", "--engine", "in-process"]
+        assert main(["run", f"{net}:workload", *where, *asked.split()]) == 0
     return folder
 
 

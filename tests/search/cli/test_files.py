@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.formats import missing_libraries
 from search.kept import KeptFiles
 from search.location import StudyLocation
 from search.record import RecordReader
@@ -54,13 +55,11 @@ def test_an_export_is_whole_or_not_there(
     """A full disk in the middle leaves what was there before, and nothing else."""
     out = tmp_path / "best.packed"
     out.write_bytes(b"before")
-    write = Path.write_bytes
 
-    def fill_up(path: Path, data: bytes) -> int:
-        write(path, data[: len(data) // 2])
+    def fill_up(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    monkeypatch.setattr(os, "fsync", fill_up)
     said = search("export", "--out", out)
     assert said.code == 2
     assert f"--out {out}: cannot be written: No space left on device" in said.err
@@ -213,3 +212,56 @@ def test_a_manifest_that_is_none(manifest: str, exported: Path, search: Search) 
     said = search("verify", exported)
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith("search: error: ")
+
+
+@pytest.mark.parametrize(("name", "target"), [("onnx", "x86"), ("mlpackage", "m1")])
+def test_a_study_in_a_runtimes_own_format(
+    net: Path, search: Search, tmp_path: Path, name: str, target: str
+) -> None:
+    """Every kept file has the format; exported, replaced and verified like any other."""
+    if missing := missing_libraries(name):
+        pytest.skip(f"format {name} needs {', '.join(missing)}")
+    asked = ("--target", target, "--trials", "3", "--finalists", "1", "--engine", "in-process")
+    said = search("run", "net.py:workload", *asked, "--study", name)
+    assert said.code == 0, said.err
+    assert f"as {name})" in said.err
+    folder = Path("search-runs") / name
+    assert {path.suffix for path in (folder / "artifacts").iterdir()} == {f".{name}"}
+    out = tmp_path / f"mine.{name}"
+    for _ in range(2):  # the second time over the first
+        exported = search("export", "--study", name, "--pick", "0", "--out", out, "--json").json
+        assert exported["format"] == name
+    assert search("verify", out).code == 0
+    damaged = next(path for path in [out, *out.rglob("*.bin")] if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert search("verify", out).code != 0
+
+
+def test_an_export_never_replaces_a_folder_of_the_users(
+    done: Path, search: Search, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
+    said = search("export", "--out", tmp_path / "notes")
+    assert said.code == 2
+    assert "must not be an existing folder" in said.err
+
+
+def test_the_knee_and_the_loader(done: Path, search: Search, tmp_path: Path) -> None:
+    out = tmp_path / "knee.packed"
+    said = search("export", "--pick", "knee", "--out", out)
+    assert said.code == 0
+    loader = tmp_path / "knee.packed.load.py"
+    assert f"{loader}: loads it" in said.out
+    assert "'knee.packed'" in loader.read_text()
+
+
+def test_another_format_than_the_studys(done: Path, search: Search, tmp_path: Path) -> None:
+    """The same weights, so the same metric but for the runtime's rounding; its own bytes."""
+    if missing := missing_libraries("onnx"):
+        pytest.skip(f"format onnx needs {', '.join(missing)}")
+    out = tmp_path / "small.onnx"
+    asked = ("export", "--pick", "smallest", "--format", "onnx", "--out", out, "--json")
+    manifest = search(*asked).json
+    assert manifest["format"] == "onnx"
+    assert manifest["size_bytes"] == out.stat().st_size
+    assert search("verify", out).code == 0

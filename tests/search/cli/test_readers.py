@@ -95,7 +95,7 @@ def test_every_target_can_be_shown(search: Search) -> None:
 def test_space(net: Path, search: Search) -> None:
     """By a real worker process."""
     Path("narrow.toml").write_text('order = ["none", "prune"]\n', encoding="utf-8")
-    asked = ("--target", "m1", "--space", "narrow.toml", "--json")
+    asked = ("--target", "m1", "--format", "packed", "--space", "narrow.toml", "--json")
     answer = search("space", "net.py:workload", *asked).json
     choices = {row["knob"]: row["choices"] for row in answer["knobs"]}
     assert choices["order"] == ["none", "prune"]

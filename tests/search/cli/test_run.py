@@ -17,7 +17,7 @@ from search.record import RecordReader
 from spaces import Failure
 from tests.search.cli.conftest import Search, write_net
 
-FAST = ("--target", "m1", "--engine", "in-process", "--finalists", "0")
+FAST = ("--target", "m1", "--format", "packed", "--engine", "in-process", "--finalists", "0")
 
 
 def record(study: str, storage: str = "search-runs") -> RecordReader:
@@ -187,7 +187,18 @@ def test_a_search_at_full_fidelity_has_no_finalists(net: Path, search: Search) -
 
 def test_the_same_request_gives_the_same_bytes_on_every_engine(net: Path, search: Search) -> None:
     """Show 6: one worker, the same seed: trials, order, policies and files."""
-    asked = ("--target", "m1", "--trials", "14", "--finalists", "2", "--seed", "5")
+    asked = (
+        "--target",
+        "m1",
+        "--format",
+        "packed",
+        "--trials",
+        "14",
+        "--finalists",
+        "2",
+        "--seed",
+        "5",
+    )
     for study, engine in (("a", "in-process"), ("b", "in-process"), ("c", "local")):
         how = ("--engine", engine, "--workers", "1", "--study", study)
         assert search("run", "net.py:workload", *asked, *how).code == 0
@@ -250,7 +261,7 @@ def test_a_study_in_a_database(net: Path, search: Search) -> None:
     asked = ("--storage", "sqlite:///studies.db", "--study", "mine", "--trials", "4")
     assert search("run", "net.py:workload", *FAST, *asked).code == 0
     assert search("front", "--storage", "sqlite:///studies.db", "--json").json["trials"] == 4
-    said = search("resume", "--storage", "sqlite:///studies.db", *FAST[2:4], "--trials", "5")
+    said = search("resume", "--storage", "sqlite:///studies.db", *FAST[4:6], "--trials", "5")
     assert said.code == 0, said.err
 
 
@@ -370,7 +381,7 @@ def test_no_password_is_shown_or_written(
     said = search("run", "net.py:workload", *FAST, *asked)
     assert said.json["storage"] == "postgresql://me:***@db/runs"
     assert "--storage 'postgresql://me:***@db/runs'" in said.err
-    said_all = [said, search("resume", "--storage", url, *FAST[2:4], "--timeout", "0.00001")]
+    said_all = [said, search("resume", "--storage", url, *FAST[4:6], "--timeout", "0.00001")]
     said_all.append(search("front", "--storage", url, "--json"))
     said_all.append(search("front", "lost", "--storage", url))
     for each in said_all:

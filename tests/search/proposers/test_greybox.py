@@ -1,5 +1,7 @@
 """What greybox promises beyond the contract."""
 
+from dataclasses import replace
+
 import pytest
 
 from evaluators.cost.targets import load_target
@@ -8,7 +10,7 @@ from search.proposers.greybox import EXPLORE_EVERY, GreyboxParts, GreyboxPropose
 from spaces import Budget, Trial
 from tests.simulator import Simulator, simulate
 
-TARGET = load_target("m1")
+TARGET = replace(load_target("m1"), artifact_format="packed")
 
 
 def proposer(sim: Simulator, parts: GreyboxParts | None = None) -> GreyboxProposer:

@@ -40,7 +40,7 @@ from spaces.policy import CRITERIA
 from spaces.search_space import CLUSTERS, SPARSITIES
 from tests.simulator import CAPABILITIES, Simulator, simulate
 
-M1 = load_target("m1")
+M1 = replace(load_target("m1"), artifact_format="packed")
 SIM = simulate(layers=4)
 MODEL = SizeModel(SIM.profile)
 

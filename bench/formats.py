@@ -1,0 +1,119 @@
+"""What each file format makes of the same policies: bytes, accuracy, latency.
+
+`python -m bench.formats`; ONLY=lenet5-mnist for one workload. Policies are uniform and applied
+without training, so that one row takes seconds; a search does better. resnet20-cifar10 needs
+$SEARCH_DATA.
+"""
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.results import write_results
+
+__all__ = ["main"]
+
+PLACES = (("host", "packed"), ("x86", "onnx"), ("m1", "mlpackage"))
+WORKLOADS = ("lenet300-mnist", "lenet5-mnist", "resnet20-cifar10")
+
+
+def policies(profile: Any) -> dict[str, Any]:
+    from spaces import LayerPolicy, Policy, Stage
+
+    def uniform(*order: Stage, activation_bits: int = 32, **knobs: Any) -> Policy:
+        layers = tuple((layer.name, LayerPolicy(**knobs)) for layer in profile.layers)
+        return Policy(order, layers, activation_bits=activation_bits)
+
+    channels = tuple(
+        (x.name, LayerPolicy(sparsity=0.25, pattern="channel"))
+        for x in profile.layers
+        if x.can_prune_channels
+    )
+    prune, cluster, quantize = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE
+    return {
+        "uncompressed": Policy(),
+        "int8": uniform(quantize, bits=8),
+        "int8, 8-bit activations": uniform(quantize, bits=8, activation_bits=8),
+        "int4": uniform(quantize, bits=4),
+        "15 clusters": uniform(cluster, clusters=15),
+        "15 clusters, int8, 8-bit activations": uniform(
+            cluster, quantize, clusters=15, bits=8, activation_bits=8
+        ),
+        "half the weights, 15 clusters": uniform(prune, cluster, sparsity=0.5, clusters=15),
+        "a quarter of the channels": Policy((prune,), channels),
+    }
+
+
+def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
+    from evaluators.backends.pytorch import profile as scan
+    from evaluators.backends.pytorch.worker import Worker
+    from evaluators.cost import size_model
+    from evaluators.formats import format_capabilities
+    from evaluators.messages import WorkerContext
+    from spaces import Failure, Identity
+
+    scan.SCAN = ()  # no sensitivity is needed here
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        context = WorkerContext(workload, target, artifact_format, folder, "cpu")
+        worker = Worker(context)
+        profile = worker.make_profile().profile
+        worker = worker.with_context(replace(context, profile=profile))
+        sizes = size_model(profile, artifact_format)
+        can = format_capabilities(artifact_format).activation_bits
+        for name, policy in policies(profile).items():
+            # Nothing runs the packed form's rounded activations, so their time would tell nothing.
+            if policy.activation_bits not in can or (
+                policy.activation_bits == 8 and artifact_format == "packed"
+            ):
+                continue
+            identity = Identity(workload, artifact_format, policy.digest, 0, 0, 0)
+            found = worker.evaluate(identity, policy)
+            row: dict[str, Any] = {"workload": workload, "target": target}
+            row |= {"format": artifact_format, "policy": name}
+            if isinstance(found, Failure):
+                rows.append({**row, "bytes": None, "failure": str(found)})
+                continue
+            again = worker.verify(Path(folder) / f"{found.sha256}.{artifact_format}")
+            latency = found.latency
+            rows.append(
+                {
+                    **row,
+                    "bytes": found.size_bytes,
+                    "by formula": round(sizes.predict_bytes(policy)),
+                    "packed bytes": found.download_bytes,
+                    "accuracy %": round(100 * found.metric, 2),
+                    "read again %": round(100 * again.metric, 2),
+                    "latency ms": latency.median_ms,
+                    "times faster": profile.baseline_latency_ms / latency.median_ms,
+                    "source": f"{latency.source}: {latency.device}",
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    only = os.environ.get("ONLY")
+    names = [only] if only else list(WORKLOADS)
+    if not os.environ.get("SEARCH_DATA") and "resnet20-cifar10" in names:
+        names.remove("resnet20-cifar10")
+    rows = [row for name in names for place in PLACES for row in rows_of(name, *place)]
+    write_results(
+        "formats",
+        "File formats: the same uniform policies, applied without training",
+        "python -m bench.formats",
+        rows,
+        (
+            "Measured: interleaved with the uncompressed network in the same runtime, one thread.",
+            "`m1` is modelled: Core ML does not run on Linux, and nothing here was run on a Mac.",
+            "Accuracy of an mlpackage: of its read-back half-precision weights, in torch.",
+            "By formula: the size model without any finished trial of the study.",
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

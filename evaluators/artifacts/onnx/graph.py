@@ -1,0 +1,241 @@
+"""An exported graph with stored tensors in the place of its weights, and rounded activations."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from evaluators.artifacts.base import CannotHold
+from evaluators.artifacts.onnx.store import SMALL_OPSET, needs_small_opset, store
+from evaluators.artifacts.packed.model import Artifact, CodebookTensor, GridCodebook, GridTensor
+from spaces import tensor_name
+
+__all__ = ["ActivationGrids", "build", "open_convolutions", "weight_consumer"]
+
+#: Layer -> (scale, zero point) of its unsigned 8-bit inputs.
+ActivationGrids = Mapping[str, tuple[float, int]]
+
+#: Operators through which the runtime moves a rounding backwards to the layer before.
+_TRANSPARENT = frozenset(
+    ("Relu", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Clip")
+)
+_WEIGHTED = ("Gemm", "MatMul", "Conv")
+_IR_OF_SMALL_OPSET = 13
+
+
+def build(
+    exported: bytes,
+    artifact: Artifact,
+    grids: ActivationGrids,
+    outputs: ActivationGrids | None = None,
+) -> bytes:
+    """The file's bytes.
+
+    Args:
+        exported: a model whose initializers have the tensors' names and shapes, any values.
+        artifact: the values to store.
+        grids: of the layers whose inputs the policy rounds.
+        outputs: grids of convolutions' outputs, where the integer kernel needs one; see
+            `calibrate`.
+
+    Raises:
+        CannotHold: a tensor is not in the graph as it is, or has no place in the format.
+    """
+    model = onnx.load_model_from_string(exported)
+    graph = model.graph
+    _strip(model)
+    known = {initializer.name: initializer for initializer in graph.initializer}
+    integer_layers = {name for name in grids if _integer_kernel(graph, name)}
+    nodes: list[onnx.NodeProto] = []
+    for tensor in artifact.tensors:
+        given = known.pop(tensor.name, None)
+        if given is None:
+            if tensor.name.rpartition(".")[2] == "num_batches_tracked":
+                continue  # counts training steps; inference has no use for it
+            raise CannotHold(tensor.name, "onnx: the exporter folded this tensor into others")
+        if tuple(given.dims) != tensor.shape:
+            raise CannotHold(
+                tensor.name,
+                f"onnx: its shape is {tensor.shape}, but {tuple(given.dims)} in the graph",
+            )
+        layer, _, what = tensor.name.rpartition(".")
+        on_grid = isinstance(tensor, GridTensor) or (
+            isinstance(tensor, CodebookTensor) and isinstance(tensor.codebook, GridCodebook)
+        )
+        stored = store(
+            tensor, integers=on_grid and layer in integer_layers and what in ("weight", "")
+        )
+        graph.initializer.remove(given)
+        graph.initializer.extend(stored.initializers)
+        nodes += stored.nodes
+    _round_activations(graph, grids)
+    _round_outputs(graph, outputs or {})
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes + body)
+    if needs_small_opset(list(graph.initializer)):
+        _raise_opset(model)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _raise_opset(model: onnx.ModelProto) -> None:
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, SMALL_OPSET)
+    model.ir_version = max(model.ir_version, _IR_OF_SMALL_OPSET)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what only people read: it would cost bytes."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string, node.name = "", ""
+        del node.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def weight_consumer(graph: onnx.GraphProto, layer: str) -> onnx.NodeProto | None:
+    """The Gemm, MatMul or Conv that multiplies by a layer's weight, also through a Transpose."""
+    names = {tensor_name(layer, "weight")}
+    node: onnx.NodeProto
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in names:
+            names.add(node.output[0])
+        elif node.op_type in _WEIGHTED and names & set(node.input[1:2]):
+            return node
+    return None
+
+
+def _integer_kernel(graph: onnx.GraphProto, layer: str) -> bool:
+    """Whether the layer's operator has an 8-bit integer kernel when its inputs are rounded."""
+    node = weight_consumer(graph, layer)
+    return node is not None and node.input[1] == tensor_name(layer, "weight")
+
+
+def _round_activations(graph: onnx.GraphProto, grids: ActivationGrids) -> None:
+    """Rounds each layer's input: x -> QuantizeLinear -> DequantizeLinear -> the layer."""
+    done: dict[tuple[str, float, int], str] = {}
+    for number, (layer, (scale, zero_point)) in enumerate(sorted(grids.items())):
+        consumer = weight_consumer(graph, layer)
+        if consumer is None:
+            raise CannotHold(layer, "onnx: no Gemm, MatMul or Conv takes its weight")
+        key = (consumer.input[0], scale, zero_point)
+        if key not in done:
+            done[key] = _add_pair(graph, consumer, number, scale, zero_point)
+        consumer.input[0] = done[key]
+    for layer in grids:
+        node = weight_consumer(graph, layer)
+        if node is not None and node.op_type == "Gemm" and not _is_rounded_later(graph, node):
+            _split_bias(graph, node)
+
+
+def open_convolutions(graph: onnx.GraphProto, grids: ActivationGrids) -> list[str]:
+    """Layers that are convolutions with rounded inputs whose outputs are not rounded at once.
+
+    Args:
+        graph: without any rounding.
+        grids: of the layers whose inputs will be rounded.
+    """
+    rounded = [node for layer in grids if (node := weight_consumer(graph, layer)) is not None]
+    starts = {node.input[0] for node in rounded}
+    return sorted(
+        layer
+        for layer in grids
+        if (node := weight_consumer(graph, layer)) is not None
+        and node.op_type == "Conv"
+        and not _leads_to(graph, node.output[0], starts, {id(n) for n in rounded})
+    )
+
+
+def _leads_to(graph: onnx.GraphProto, name: str, starts: set[str], rounded: set[int]) -> bool:
+    """Whether every way on from a value leads through simple operators into rounded inputs."""
+    readers = [n for n in graph.node if name in n.input]
+    if not readers or name in {value.name for value in graph.output}:
+        return False
+    return all(
+        (name in starts and id(reader) in rounded)
+        or (reader.op_type in _TRANSPARENT and _leads_to(graph, reader.output[0], starts, rounded))
+        for reader in readers
+    )
+
+
+def _round_outputs(graph: onnx.GraphProto, outputs: ActivationGrids) -> None:
+    """Conv -> y becomes Conv -> QuantizeLinear -> DequantizeLinear -> y."""
+    for number, (layer, (scale, zero_point)) in enumerate(sorted(outputs.items())):
+        node = weight_consumer(graph, layer)
+        assert node is not None
+        stem, result = f"output{number}", node.output[0]
+        node.output[0] = f"{stem}/float"
+        parameters = [f"{stem}/scale", f"{stem}/zero_point"]
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.array(scale, np.float32), parameters[0]),
+                numpy_helper.from_array(np.array(zero_point, np.uint8), parameters[1]),
+            ]
+        )
+        at = list(graph.node).index(node)
+        pair = [
+            helper.make_node("QuantizeLinear", [node.output[0], *parameters], [f"{stem}/uint8"]),
+            helper.make_node("DequantizeLinear", [f"{stem}/uint8", *parameters], [result]),
+        ]
+        for offset, each in enumerate(pair, start=1):
+            graph.node.insert(at + offset, each)
+
+
+def _add_pair(
+    graph: onnx.GraphProto, consumer: onnx.NodeProto, number: int, scale: float, zero_point: int
+) -> str:
+    given, stem = consumer.input[0], f"activation{number}"
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(scale, np.float32), f"{stem}/scale"),
+            numpy_helper.from_array(np.array(zero_point, np.uint8), f"{stem}/zero_point"),
+        ]
+    )
+    parameters = [f"{stem}/scale", f"{stem}/zero_point"]
+    pair = [
+        helper.make_node("QuantizeLinear", [given, *parameters], [f"{stem}/uint8"]),
+        helper.make_node("DequantizeLinear", [f"{stem}/uint8", *parameters], [f"{stem}/rounded"]),
+    ]
+    _insert_before(graph, consumer, pair)
+    return f"{stem}/rounded"
+
+
+def _is_rounded_later(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Whether every way on from a node's output leads through simple operators to a rounding."""
+    readers = [n for n in graph.node if node.output[0] in n.input]
+    if not readers or node.output[0] in {value.name for value in graph.output}:
+        return False
+    return all(
+        reader.op_type == "QuantizeLinear"
+        or (reader.op_type in _TRANSPARENT and _is_rounded_later(graph, reader))
+        for reader in readers
+    )
+
+
+def _split_bias(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Gemm(x, w, b) -> Gemm(x, w) + b: with floats out, the integer kernel takes no float bias."""
+    if len(node.input) < 3:
+        return
+    bias, result = node.input[2], node.output[0]
+    del node.input[2:]
+    node.output[0] = f"{result}/product"
+    at = list(graph.node).index(node)
+    graph.node.insert(at + 1, helper.make_node("Add", [node.output[0], bias], [result]))
+
+
+def _insert_before(
+    graph: onnx.GraphProto, consumer: onnx.NodeProto, nodes: Iterable[onnx.NodeProto]
+) -> None:
+    at = list(graph.node).index(consumer)
+    for offset, node in enumerate(nodes):
+        graph.node.insert(at + offset, node)

@@ -1,0 +1,127 @@
+"""Reading a file back without the runtime: its weights, its rounded layers, its byte ledger.
+
+Shares no code with the writer. A file may come from anywhere, so it is bounds-checked, and one
+that keeps its data in other files is refused.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from evaluators.artifacts.packed import DamagedArtifact
+from spaces import LedgerLine
+
+__all__ = ["OnnxFile", "read"]
+
+MAX_ELEMENTS = 1 << 28
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What a file says.
+
+    Attributes:
+        weights: tensor -> float32 values.
+        rounded_layers: layers whose inputs are rounded.
+        ledger: where the bytes are; sums to the file's size.
+    """
+
+    weights: dict[str, np.ndarray]
+    rounded_layers: frozenset[str]
+    ledger: tuple[LedgerLine, ...]
+
+
+def read(data: bytes) -> OnnxFile:
+    """Read a file.
+
+    Raises:
+        DamagedArtifact: not an ONNX model, or one this reader cannot trust.
+    """
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model)
+        constants = _constants(model.graph)
+    except (DecodeError, onnx.checker.ValidationError, TypeError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DamagedArtifact(f"not a usable ONNX model: {reason}") from None
+    weights = {n: v for n, v in constants.items() if v.dtype == np.float32 and "/" not in n}
+    return OnnxFile(weights, _rounded_layers(model.graph, constants), _ledger(model, len(data)))
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Every tensor that the file alone decides: initializers, and what is computed from those."""
+    known: dict[str, np.ndarray] = {}
+    elements = 0
+    for tensor in graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise DamagedArtifact(f"{tensor.name}: its data is in another file")
+        elements += int(np.prod(np.array(tensor.dims, dtype=np.float64)))
+        if elements > MAX_ELEMENTS:
+            raise DamagedArtifact(f"more than {MAX_ELEMENTS} elements")
+        known[tensor.name] = numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.input and all(name in known for name in node.input):
+            inputs = [known[name] for name in node.input]
+            values = _computed(node, inputs)
+            if values is not None:
+                known[node.output[0]] = values
+    return known
+
+
+def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    match node.op_type:
+        case "Cast":
+            return np.asarray(inputs[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"])))
+        case "Gather" if attributes.get("axis", 0) == 0:
+            table, indices = inputs
+            if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < len(table)):
+                raise DamagedArtifact(f"{node.output[0]}: an index is beyond its table")
+            return np.asarray(table[indices])
+        case "Mul":
+            return np.asarray(inputs[0] * inputs[1] + np.float32(0))
+        case "DequantizeLinear":
+            levels, scale = inputs[0], inputs[1]
+            zero_point = inputs[2] if len(inputs) > 2 else np.zeros(1, np.int8)
+            shape = [1] * levels.ndim
+            if scale.size > 1:
+                shape[attributes.get("axis", 1)] = scale.size
+            centred = levels.astype(np.int32) - zero_point.astype(np.int32).reshape(shape)
+            # A negative level times a zero scale would be -0.0.
+            return np.asarray(
+                centred.astype(np.float32) * scale.reshape(shape) + np.float32(0), np.float32
+            )
+    return None
+
+
+def _rounded_layers(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> frozenset[str]:
+    by_output = {output: node for node in graph.node for output in node.output}
+    rounded = set()
+    for node in graph.node:
+        if node.op_type not in ("Gemm", "MatMul", "Conv") or len(node.input) < 2:
+            continue
+        weight = node.input[1]
+        behind = by_output.get(weight)
+        if behind is not None and behind.op_type == "Transpose":
+            weight = behind.input[0]
+        source = by_output.get(node.input[0])
+        is_rounded = source is not None and source.op_type == "DequantizeLinear"
+        if is_rounded and weight in constants:
+            rounded.add(weight.removesuffix("weight").removesuffix("."))
+    return frozenset(rounded)
+
+
+def _ledger(model: onnx.ModelProto, size_bytes: int) -> tuple[LedgerLine, ...]:
+    """A line for each initializer as it lies in the file; the rest is the graph."""
+    lines = []
+    for tensor in model.graph.initializer:
+        name, _, section = tensor.name.partition("/")
+        length = tensor.ByteSize()
+        # One byte of tag, then the length as a varint.
+        in_file = 1 + max(1, -(-length.bit_length() // 7)) + length
+        lines.append(LedgerLine(name, section or "values", in_file))
+    rest = size_bytes - sum(line.size_bytes for line in lines)
+    return (LedgerLine("", "graph", rest), *lines)

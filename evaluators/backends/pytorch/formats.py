@@ -1,0 +1,299 @@
+"""The file formats as the worker uses them: write, read back, run. One class a format.
+
+A file is written from the `Artifact` of a student (its codes, not its floats), so every format
+stores the same codebook entries and levels, each in its own way.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluators.artifacts.base import CannotHold, Slices, sliced
+from evaluators.artifacts.files import Content, plain_file
+from evaluators.artifacts.packed import Artifact, FloatTensor, decode, dense, encode
+from evaluators.backends.pytorch.channels import remove_channels
+from evaluators.backends.pytorch.export import (
+    activation_grids,
+    load_artifact,
+    plain_state,
+    rounded_layers,
+)
+from evaluators.backends.pytorch.slices import slices_of
+from spaces import LedgerLine
+
+__all__ = ["FileFormat", "Removal", "Restored", "make_format"]
+
+#: Exported graphs kept: one an architecture, and channel pruning makes many.
+_MOST_GRAPHS = 8
+_CALIBRATION_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The output channels a policy removed.
+
+    Attributes:
+        model: the whole network, on the CPU.
+        sample: (1, ...) prepared input.
+        dead: first layer of each channel group -> channels; {} for none.
+    """
+
+    model: nn.Module
+    sample: Tensor
+    dead: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @cached_property
+    def slices(self) -> Slices:
+        """What is left of each tensor that lost elements."""
+        return slices_of(self.model, self.sample, self.dead)
+
+    def of(self, model: nn.Module) -> nn.Module:
+        """A copy of a network of this architecture without the channels."""
+        return remove_channels(model, self.sample, self.dead) if any(self.dead.values()) else model
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a file gave back.
+
+    Attributes:
+        weights: tensor -> float32 values, in the file's own shapes.
+        rounded_layers: whose inputs the file rounds.
+        ledger: where its bytes are.
+        run: (batch, ...) prepared inputs -> outputs, as the format's runtime computes them.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    rounded_layers: frozenset[str]
+    ledger: tuple[LedgerLine, ...]
+    run: Callable[[Tensor], Tensor]
+
+
+class FileFormat(Protocol):
+    """One format. `runtime` is what a measured latency names; "" = nothing here runs it."""
+
+    name: str
+    runtime: str
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """The artifact as the format's number types hold it; what the file must give back.
+
+        Raises:
+            CannotHold: a value is out of their range.
+        """
+        ...
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
+        """The file.
+
+        Raises:
+            CannotHold: the format cannot store this.
+        """
+        ...
+
+    def read(self, content: Content) -> Restored:
+        """Read a file and load it.
+
+        Raises:
+            DamagedArtifact: bad bytes.
+            InvalidRequest: a file of another network.
+        """
+        ...
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
+        """One inference of `removal.sample`, ready to be called many times."""
+        ...
+
+
+class PackedFormat:
+    """`packed`: decoded to dense floats and run by torch."""
+
+    name = "packed"
+    runtime = "torch-cpu"
+
+    def __init__(self, model: nn.Module) -> None:
+        """Args: model: any network of the workload's architecture."""
+        self._model = model
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: as it is."""
+        return artifact
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:  # noqa: ARG002 -- zeros cost nothing
+        """See `FileFormat.write`; removed channels are zeros, which cost next to nothing."""
+        return {"": encode(artifact).data}
+
+    def read(self, content: Content) -> Restored:
+        """See `FileFormat.read`."""
+        from evaluators.artifacts.packed import ledger  # noqa: PLC0415
+
+        data = plain_file(content)
+        artifact = decode(data)
+        model = load_artifact(self._model, artifact)
+        lines = tuple(LedgerLine(x.layer, x.section, x.size_bytes) for x in ledger(data))
+        return Restored(dense(artifact), rounded_layers(artifact), lines, model)
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
+        """See `FileFormat.timed`: without the removed channels, as a user would run it."""
+        assert isinstance(restored.run, nn.Module)
+        model = removal.of(restored.run)
+
+        def call() -> object:
+            with torch.inference_mode():
+                return model(removal.sample)
+
+        return call
+
+
+class OnnxFormat:
+    """`onnx`: run by ONNX Runtime, from the file's bytes."""
+
+    name = "onnx"
+    runtime = "onnxruntime"
+
+    def __init__(self, calibration: Callable[[], Tensor]) -> None:
+        """Args: calibration: gives prepared training inputs, on the CPU."""
+        self._calibration = calibration
+        self._graphs: OrderedDict[object, bytes] = OrderedDict()
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: as it is."""
+        return artifact
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
+        """See `FileFormat.write`."""
+        from evaluators.artifacts.onnx.calibrate import output_grids  # noqa: PLC0415
+        from evaluators.artifacts.onnx.graph import build  # noqa: PLC0415 -- the extra `onnx`
+
+        small = sliced(artifact, removal.slices)
+        key = tuple((tensor.name, tensor.shape) for tensor in small.tensors)
+        if key not in self._graphs:
+            self._graphs[key] = self._exported(removal)
+            while len(self._graphs) > _MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        grids = {n: (g.scale, g.zero_point) for n, g in activation_grids(artifact).items()}
+        outputs = {}
+        if grids:
+            plain = build(self._graphs[key], small, {})
+            batches = self._calibration().split(_CALIBRATION_BATCH)
+            outputs = output_grids(plain, grids, (batch.numpy() for batch in batches))
+        return {"": build(self._graphs[key], small, grids, outputs)}
+
+    @staticmethod
+    def _exported(removal: Removal) -> bytes:
+        from evaluators.backends.pytorch.onnx_export import export_graph  # noqa: PLC0415
+
+        return export_graph(removal.of(removal.model).eval(), removal.sample)
+
+    def read(self, content: Content) -> Restored:
+        """See `FileFormat.read`."""
+        from evaluators.artifacts.onnx.read import read  # noqa: PLC0415 -- the extra `onnx`
+        from evaluators.artifacts.onnx.runtime import Session  # noqa: PLC0415
+
+        data = plain_file(content)
+        file = read(data)
+        return Restored(file.weights, file.rounded_layers, file.ledger, _OnnxNetwork(Session(data)))
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
+        """See `FileFormat.timed`."""
+        assert isinstance(restored.run, _OnnxNetwork)
+        session, inputs = restored.run.session, removal.sample.numpy()
+        return lambda: session(inputs)
+
+
+class _OnnxNetwork:
+    """A session that takes and gives tensors."""
+
+    def __init__(self, session: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.session = session
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        return torch.from_numpy(self.session(batch.numpy()))
+
+
+class MlPackageFormat:
+    """`mlpackage`: Core ML runs it on a Mac or a phone; here its stored weights run in torch."""
+
+    name = "mlpackage"
+    runtime = ""
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        """Args: model: of the workload's architecture; sample: (1, ...) prepared input."""
+        self._model, self._sample = model, sample
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: floats and scales in half precision."""
+        from evaluators.backends.pytorch.coreml_export import quiet  # noqa: PLC0415
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.store import halved  # noqa: PLC0415
+
+            return halved(artifact)
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
+        """See `FileFormat.write`; `artifact` is one that `stored` gave."""
+        from evaluators.backends.pytorch.coreml_export import (  # noqa: PLC0415
+            export_program,
+            quiet,
+        )
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.package import build  # noqa: PLC0415
+
+            if activation_grids(artifact):
+                raise CannotHold("", "mlpackage: activations stay half precision, not 8 bits")
+            small = sliced(artifact, removal.slices)
+            model = removal.of(load_artifact(self._model, artifact)).eval()
+            return build(export_program(model, self._sample), small, removal.dead)
+
+    def read(self, content: Content) -> Restored:
+        """See `FileFormat.read`. The network computes with the weights as Core ML rounds them."""
+        from evaluators.backends.pytorch.coreml_export import quiet  # noqa: PLC0415
+
+        with quiet():
+            from evaluators.artifacts.mlpackage.read import read  # noqa: PLC0415
+
+            package = read(content)
+        model = Removal(self._model, self._sample, package.removed).of(self._model)
+        computed = {n: FloatTensor(n, v.astype(np.float32)) for n, v in package.computed.items()}
+        # Step counters of batch-norms are not in the file, and no inference reads them.
+        for name, values in plain_state(model).items():
+            if name not in computed and name.endswith("num_batches_tracked"):
+                computed[name] = FloatTensor(name, values.float().numpy())
+        network = load_artifact(model, Artifact(tuple(computed.values())))
+        return Restored(package.weights, frozenset(), package.ledger, network)
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:  # noqa: ARG002
+        """See `FileFormat.timed`.
+
+        Raises:
+            CannotHold: always; Core ML does not run here.
+        """
+        raise CannotHold("", "mlpackage: nothing on this machine runs Core ML")
+
+
+def make_format(
+    name: str, model: nn.Module, sample: Tensor, calibration: Callable[[], Tensor]
+) -> FileFormat:
+    """A format by its name.
+
+    Args:
+        name: one that `evaluators.formats` lists.
+        model: of the workload's architecture.
+        sample: (1, ...) prepared input.
+        calibration: gives prepared training inputs, on the CPU; called at need.
+    """
+    match name:
+        case "packed":
+            return PackedFormat(model)
+        case "onnx":
+            return OnnxFormat(calibration)
+        case "mlpackage":
+            return MlPackageFormat(model, sample)
+    raise AssertionError(f"format {name} has no writer in this backend")

@@ -1,0 +1,66 @@
+"""A network's graph as ONNX, by torch's own exporter."""
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.artifacts.base import CannotHold
+from evaluators.backends.pytorch.export import plain_state
+from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
+
+__all__ = ["export_graph"]
+
+#: What the exporter writes without being asked for more.
+_OPSET = 21
+
+
+def export_graph(model: nn.Module, sample: Tensor) -> bytes:
+    """The network with its weights as initializers under their own names, any batch size.
+
+    Args:
+        model: in eval mode, on the CPU.
+        sample: (1, ...) prepared input.
+
+    Raises:
+        CannotHold: the exporter cannot translate the network.
+    """
+    # Two samples: a batch of one would be taken for a constant.
+    batch = torch.cat([sample, sample])
+    # Simplified graphs are faster to load, but a folded batch-norm has no place for its own values.
+    simplified = _export(model, batch, simplify=True)
+    names = {initializer.name for initializer in simplified.graph.initializer}
+    wanted = {n for n in plain_state(model) if not n.endswith("num_batches_tracked")}
+    exported = simplified if wanted <= names else _export(model, batch, simplify=False)
+    data: bytes = exported.SerializeToString()
+    return data
+
+
+def _export(model: nn.Module, batch: Tensor, *, simplify: bool):  # type: ignore[no-untyped-def]
+    lock_in_this_process_only()
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (batch.clone(),),
+                dynamo=True,
+                optimize=simplify,
+                verbose=False,
+                opset_version=_OPSET,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            )
+    except Exception as error:  # the exporter's own classes have no common base
+        reason = str(error).strip().partition("\n")[0]
+        raise CannotHold("", f"onnx: torch cannot export the network: {reason}") from error
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model_proto = program.model_proto
+    if len(model_proto.graph.input) != 1 or len(model_proto.graph.output) != 1:
+        raise CannotHold("", "onnx: the network must have one input and one output")
+    return model_proto

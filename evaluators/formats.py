@@ -1,0 +1,128 @@
+"""The file formats by name: what each one needs and can store. Imports no library of theirs."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from spaces import Capabilities, InvalidRequest, LayerCapabilities, Target
+from spaces.policy import CRITERIA, GRANULARITIES, PATTERNS, SCHEMES
+from spaces.search_space import BITS, CLUSTERS
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "check_installed",
+    "choose_format",
+    "format_capabilities",
+    "missing_libraries",
+]
+
+#: Kinds of layers whose weights files store compressed.
+_KINDS = ("Linear", "Conv1d", "Conv2d")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        extra: of this package, which installs its libraries; "" = none is needed.
+        libraries: import names.
+        most_clusters: entries of a codebook besides 0; None = any that the space offers.
+        schemes: of quantization grids.
+        runtime: that runs it on this machine, "" if nothing here does.
+    """
+
+    extra: str
+    libraries: tuple[str, ...]
+    most_clusters: int | None
+    schemes: frozenset[str]
+    runtime: str
+
+
+FORMATS = {
+    "packed": Format("", (), None, frozenset(SCHEMES), "torch"),
+    # Lookup tables have 8-bit indices at most, one of them for 0. The integer kernels want weights
+    # without a zero point.
+    "onnx": Format(
+        "onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+        255,
+        frozenset({"symmetric"}),
+        "ONNX Runtime",
+    ),
+    # Tables have 8-bit indices at most; floats and biases are half precision; activations too.
+    "mlpackage": Format("coreml", ("coremltools",), 255, frozenset({"symmetric"}), ""),
+}
+#: What a half-precision format offers: 16 bits would be the same file as "leave".
+_HALF_BITS = frozenset(BITS) - {16}
+
+
+def missing_libraries(name: str) -> tuple[str, ...]:
+    """Import names of a format's libraries that are not installed."""
+    return tuple(library for library in FORMATS[name].libraries if find_spec(library) is None)
+
+
+def check_installed(name: str) -> None:
+    """Refuse a format that does not exist or whose libraries are missing.
+
+    Raises:
+        InvalidRequest: naming the extra.
+    """
+    if name not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InvalidRequest(f"--format must be one of {known}, but got {name!r}")
+    if missing := missing_libraries(name):
+        extra = FORMATS[name].extra
+        raise InvalidRequest(
+            f"format {name} needs {', '.join(missing)}, not installed here: "
+            f"pip install 'compression-search[{extra}]'"
+        )
+
+
+def choose_format(asked: str | None, target: Target) -> tuple[str, str]:
+    """(format of a new study, a sentence for the user where it is not the target's own).
+
+    Args:
+        asked: `--format`; None = the target's own where its libraries are installed, else packed.
+        target: of the study.
+
+    Raises:
+        InvalidRequest: `asked` does not exist or is not installed.
+    """
+    if asked is not None:
+        check_installed(asked)
+        return asked, ""
+    own = target.artifact_format
+    if missing := missing_libraries(own):
+        return "packed", (
+            f"target {target.name}: its format {own} needs {', '.join(missing)}, so sizes are "
+            f"those of the packed file; pip install 'compression-search[{FORMATS[own].extra}]'"
+        )
+    return own, ""
+
+
+def format_capabilities(name: str) -> Capabilities:
+    """What a format can store.
+
+    Raises:
+        InvalidRequest: no such format.
+    """
+    if name not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InvalidRequest(f"artifact_format must be one of {known}, but got {name!r}")
+    kind = FORMATS[name]
+    most = kind.most_clusters
+    layer = LayerCapabilities(
+        bits=_HALF_BITS if name == "mlpackage" else frozenset(BITS),
+        clusters=frozenset(k for k in CLUSTERS if k is None or most is None or k <= most),
+        patterns=frozenset(PATTERNS),
+        bias_bits=frozenset({32}) if name == "mlpackage" else frozenset(BITS),
+    )
+    return Capabilities(
+        name=name,
+        layers=dict.fromkeys(_KINDS, layer),
+        activation_bits=frozenset({32}) if name == "mlpackage" else frozenset({8, 32}),
+        schemes=kind.schemes,
+        granularities=frozenset(GRANULARITIES),
+        criteria=frozenset(CRITERIA),  # it decides what is pruned, not how it is stored
+    )

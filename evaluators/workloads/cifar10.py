@@ -1,0 +1,174 @@
+"""CIFAR-10 and the pretrained ResNet-20 (269,722 parameters, He et al. 2015, arXiv 1512.03385).
+
+Data and weights are read from the folder that `$SEARCH_DATA` names: `cifar10/` (lossless mosaics)
+and `pretrained-cifar10/resnet20.safetensors`. The network was trained on all
+50,000 training images, so a part of those would flatter it as validation: the first half of the
+test images is the validation split here, the second half the test split.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from evaluators.workloads.base import Recipe, Split, Workload
+from spaces import InvalidRequest
+
+__all__ = ["ResNet20", "resnet20_cifar10"]
+
+SIDE, TILES = 32, 100
+#: What the pretrained weights expect (ImageNet's, by their authors' choice).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VALIDATION_SAMPLES = 5_000
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, batch-norms folded in, beside a shortcut without parameters."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stride = outputs // inputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, self.stride, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, h, w) -> (batch, outputs, h / stride, w / stride)."""
+        branch = self.conv2(F.relu(self.conv1(x)))
+        if self.stride > 1:
+            # Option A of the paper: every second pixel, new channels of zeros on both sides.
+            added = (branch.shape[1] - x.shape[1]) // 2
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added, added))
+        return F.relu(branch + x)
+
+
+class ResNet20(nn.Module):
+    """The network with batch-norms folded into the convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1)
+        widths = ((16, 16), (16, 32), (32, 64))
+        for number, (inputs, outputs) in enumerate(widths, start=1):
+            rest = [Block(outputs, outputs) for _ in range(2)]
+            self.add_module(f"layer{number}", nn.Sequential(Block(inputs, outputs), *rest))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, 32, 32) normalised -> (batch, 10) logits."""
+        x = F.relu(self.conv1(images))
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
+        logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
+
+
+def folded(weights: dict[str, Tensor]) -> ResNet20:
+    """The network from weights that still have batch-norms.
+
+    Args:
+        weights: "conv1.weight", "bn1.weight", ..., "layer1.0.conv1.weight", ..., as published.
+    """
+    network = ResNet20()
+    state: dict[str, Tensor] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            inputs, outputs = module.in_channels, module.out_channels
+            plain = nn.Conv2d(inputs, outputs, 3, module.stride[0], 1, bias=False)
+            norm = nn.BatchNorm2d(module.out_channels)
+            prefix = name.replace("conv", "bn")
+            plain.weight.data = weights[f"{name}.weight"]
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                getattr(norm, part).data = weights[f"{prefix}.{part}"]
+            fused = fuse_conv_bn_eval(plain.eval(), norm.eval())
+            assert fused.bias is not None
+            state |= {f"{name}.weight": fused.weight.data, f"{name}.bias": fused.bias.data}
+    state |= {f"linear.{part}": weights[f"linear.{part}"] for part in ("weight", "bias")}
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def data_folder() -> Path:
+    """What `$SEARCH_DATA` names.
+
+    Raises:
+        InvalidRequest: it is not set, or has no CIFAR-10.
+    """
+    folder = os.environ.get("SEARCH_DATA", "")
+    needed = ("cifar10/labels.npz", "pretrained-cifar10/resnet20.safetensors")
+    missing = [name for name in needed if not (Path(folder) / name).is_file()]
+    if not folder or missing:
+        raise InvalidRequest(
+            "workload resnet20-cifar10 reads its images and weights from the folder that "
+            f"SEARCH_DATA names, here {folder!r}, which must hold {' and '.join(needed)}"
+        )
+    return Path(folder)
+
+
+def mosaic(path: Path) -> np.ndarray:
+    """(10000, 3, 32, 32) uint8 of a picture of 100 x 100 images.
+
+    Raises:
+        InvalidRequest: Pillow is missing.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415 -- of the extra `images`
+    except ImportError:
+        raise InvalidRequest(
+            "workload resnet20-cifar10 needs Pillow, not installed here: "
+            "pip install 'compression-search[images]'"
+        ) from None
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    tiles = pixels.reshape(TILES, SIDE, TILES, SIDE, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2))
+
+
+@lru_cache
+def images() -> tuple[Split, Split, Split]:
+    """Training, validation and test split of uint8 images (n, 3, 32, 32)."""
+    folder = data_folder() / "cifar10"
+    with np.load(folder / "labels.npz", allow_pickle=False) as labels:
+        train_y, test_y = (
+            torch.from_numpy(labels[name].reshape(-1).astype(np.int64))
+            for name in ("y_train", "y_test")
+        )
+    train_x = np.concatenate([mosaic(folder / f"train_{i}.webp") for i in range(5)])
+    test_x = torch.from_numpy(mosaic(folder / "test.webp"))
+    cut = VALIDATION_SAMPLES
+    return (
+        Split(torch.from_numpy(train_x), train_y),
+        Split(test_x[:cut], test_y[:cut]),
+        Split(test_x[cut:], test_y[cut:]),
+    )
+
+
+def normalised(batch: Tensor) -> Tensor:
+    """uint8 images -> the network's input."""
+    mean, std = (
+        torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
+    return (batch.float() / 255 - mean) / std
+
+
+def resnet20_cifar10() -> Workload:
+    """ResNet-20 on CIFAR-10, 91.73 % on the whole test set.
+
+    An epoch takes minutes on a CPU, so the search's fidelity is a fraction of one.
+    """
+    weights = load_file(data_folder() / "pretrained-cifar10" / "resnet20.safetensors")
+    train, validation, test = images()
+    return Workload(
+        "resnet20-cifar10",
+        folded(weights),
+        train=train,
+        validation=validation,
+        test=test,
+        prepare=normalised,
+        recipe=Recipe(batch_size=128, learning_rate=3e-4, search_epochs=0.1, full_epochs=1.0),
+    )

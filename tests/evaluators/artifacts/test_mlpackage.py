@@ -1,0 +1,157 @@
+"""The `mlpackage` format without a network: codes in a program, read back to the last bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("coremltools", reason="the extra coreml is not installed")
+
+from evaluators.backends.pytorch.coreml_export import export_program, quiet
+
+with quiet():
+    from evaluators.artifacts.mlpackage.package import MODEL, WEIGHTS, build
+    from evaluators.artifacts.mlpackage.read import read
+    from evaluators.artifacts.mlpackage.store import halved
+
+from evaluators.artifacts.base import CannotHold
+from evaluators.artifacts.packed import (
+    Artifact,
+    CodebookTensor,
+    DamagedArtifact,
+    FloatCodebook,
+    FloatTensor,
+    GridCodebook,
+    GridTensor,
+    Tensor,
+)
+
+ROWS, COLUMNS = 40, 30
+RNG = np.random.default_rng(0)
+BIAS = FloatTensor("0.bias", RNG.normal(size=ROWS).astype(np.float32))
+
+
+def package(weight: Tensor) -> dict[str, bytes]:
+    """Linear(30, 40) with this weight."""
+    artifact = halved(Artifact((weight, BIAS)))
+    model = torch.nn.Sequential(torch.nn.Linear(COLUMNS, ROWS))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.from_numpy(artifact.tensors[0].decode()))
+        model[0].bias.copy_(torch.from_numpy(artifact.tensors[1].decode()))
+    with quiet():
+        return dict(build(export_program(model, torch.zeros(1, COLUMNS)), artifact, {}))
+
+
+def mask(density: float) -> np.ndarray:
+    return RNG.random((ROWS, COLUMNS)) < density
+
+
+def grid(most: int, density: float, *, channels: bool = False) -> GridTensor:
+    levels = RNG.integers(-most, most + 1, (ROWS, COLUMNS)) * mask(density)
+    scale = RNG.uniform(0.01, 0.1, ROWS if channels else 1).astype(np.float32)
+    return GridTensor("0.weight", levels.astype(np.int32), scale)
+
+
+def codes(entries: int, density: float, *, on_grid: bool = False) -> CodebookTensor:
+    indices = (RNG.integers(0, entries + 1, (ROWS, COLUMNS)) * mask(density)).astype(np.int32)
+    if on_grid:
+        levels = RNG.integers(-127, 128, entries).astype(np.int32)
+        return CodebookTensor("0.weight", indices, GridCodebook(levels, np.float32([0.03])))
+    values = RNG.normal(size=entries).astype(np.float32)
+    return CodebookTensor("0.weight", indices, FloatCodebook(values))
+
+
+DENSITIES = st.sampled_from([1.0, 0.5, 0.05, 0.0])
+WEIGHTS_OF: st.SearchStrategy[Callable[[], Tensor]] = st.one_of(
+    st.builds(lambda m, d, c: lambda: grid(m, d, channels=c),
+              st.sampled_from([1, 3, 7, 15, 63, 127]), DENSITIES, st.booleans()),
+    st.builds(lambda k, d, g: lambda: codes(k, d, on_grid=g),
+              st.integers(1, 255), DENSITIES, st.booleans()),
+    st.builds(lambda d: lambda: FloatTensor(
+              "0.weight", (RNG.normal(size=(ROWS, COLUMNS)) * mask(d)).astype(np.float32)),
+              DENSITIES),
+)  # fmt: skip
+
+
+@settings(max_examples=25)
+@given(WEIGHTS_OF)
+def test_every_value_comes_back_and_every_byte_is_counted(make: Callable[[], Tensor]) -> None:
+    weight = make()
+    content = package(weight)
+    stored = halved(Artifact((weight, BIAS))).tensors
+    with quiet():
+        file = read(content)
+    for tensor in stored:
+        assert np.array_equal(file.weights[tensor.name], tensor.decode())
+        halves = file.computed[tensor.name]
+        assert np.array_equal(halves, tensor.decode().astype(np.float16))
+    counted = sum(line.size_bytes for line in file.ledger)
+    assert counted == sum(len(data) for data in content.values())
+
+
+def test_the_same_network_gives_the_same_bytes() -> None:
+    weight = codes(5, 0.5)
+    assert package(weight) == package(weight)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bits"),
+    [
+        (codes(1, 1.0), 1),
+        (codes(3, 1.0), 2),
+        (codes(7, 1.0), 3),
+        (codes(15, 1.0), 4),
+        (codes(20, 1.0), 6),
+        (codes(70, 1.0), 8),
+        (grid(7, 1.0), 4),
+        (grid(127, 1.0), 8),
+    ],
+)
+def test_codes_take_the_fewest_bits(weight: Tensor, bits: int) -> None:
+    with quiet():
+        lines = read(package(weight)).ledger
+    stored = sum(x.size_bytes for x in lines if x.section in ("indices", "data"))
+    need = ROWS * COLUMNS * bits / 8
+    # A blob has a header of 64 bytes and is padded to a multiple of 64.
+    assert need <= stored <= need + 64 + 64 + 64
+
+
+def test_zeros_are_a_mask_where_that_is_smaller() -> None:
+    with quiet():
+        sections = {x.section for x in read(package(codes(15, 0.05))).ledger}
+        dense = {x.section for x in read(package(codes(15, 0.9))).ledger}
+    assert "indices_mask" in sections
+    assert "indices_mask" not in dense
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        GridTensor("0.weight", np.full((ROWS, COLUMNS), 200, np.int32), np.float32([1])),
+        FloatTensor("0.weight", np.full((ROWS, COLUMNS), 1e6, np.float32)),
+    ],
+)
+def test_what_it_cannot_hold_is_refused(weight: Tensor) -> None:
+    with pytest.raises(CannotHold, match=r"0\.weight: mlpackage: "):
+        package(weight)
+
+
+def test_more_than_255_values_are_refused() -> None:
+    indices = RNG.integers(0, 301, (ROWS, COLUMNS)).astype(np.int32)
+    book = FloatCodebook(np.arange(1, 301, dtype=np.float32))
+    with pytest.raises(CannotHold, match="at most 255 values"):
+        package(CodebookTensor("0.weight", indices, book))
+
+
+@pytest.mark.parametrize("file", [MODEL, WEIGHTS])
+def test_damaged_packages_give_one_clear_error(file: str, tmp_path: Path) -> None:
+    content = package(codes(5, 1.0))
+    for cut in (0, 1, len(content[file]) // 2):
+        with quiet(), pytest.raises(DamagedArtifact):
+            read({**content, file: content[file][:cut]})
+    with quiet(), pytest.raises(DamagedArtifact):
+        read({name: data for name, data in content.items() if name != file})

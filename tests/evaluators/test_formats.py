@@ -1,0 +1,46 @@
+"""Which format a study gets, and what is said where it is not the target's own."""
+
+import pytest
+
+from evaluators import formats
+from evaluators.cost.targets import list_targets, load_target
+from evaluators.formats import FORMATS, check_installed, choose_format, format_capabilities
+from spaces import InvalidRequest
+
+X86 = load_target("x86")
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+
+
+def test_every_target_has_a_format_that_exists() -> None:
+    assert all(load_target(name).artifact_format in FORMATS for name in list_targets())
+
+
+def test_a_missing_extra_means_packed_and_one_sentence(nothing_installed: None) -> None:
+    chosen, why = choose_format(None, X86)
+    assert chosen == "packed"
+    assert "needs onnx, onnxscript, onnxruntime" in why
+    assert "pip install 'compression-search[onnx]'" in why
+
+
+def test_an_asked_format_is_never_replaced(nothing_installed: None) -> None:
+    with pytest.raises(InvalidRequest, match=r"format onnx needs .*compression-search\[onnx\]"):
+        choose_format("onnx", X86)
+    assert choose_format("packed", X86) == ("packed", "")
+
+
+def test_an_unknown_format() -> None:
+    with pytest.raises(InvalidRequest, match=r"--format must be one of packed, .* 'pickle'"):
+        check_installed("pickle")
+    with pytest.raises(InvalidRequest, match="artifact_format must be one of"):
+        format_capabilities("pickle")
+
+
+def test_onnx_offers_what_its_tables_hold() -> None:
+    can = format_capabilities("onnx")
+    clusters = can.layers["Linear"].clusters
+    assert max(k for k in clusters if k is not None) == 128
+    assert can.schemes == {"symmetric"}
