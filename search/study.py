@@ -241,7 +241,7 @@ def correct_pick(
         for t in (*trials, pick)
         if t.measurement is not None
         and t.identity.fidelity == fidelity
-        and (t is pick or kept.path(t.measurement.sha256).is_file())
+        and (t is pick or exists(kept.path(t.measurement.sha256)))
     }
     rivals = list(by_file.values())
 
@@ -254,7 +254,7 @@ def correct_pick(
         measurement = trial.measurement
         assert measurement is not None
         try:
-            if not kept.path(measurement.sha256).is_file():
+            if not exists(kept.path(measurement.sha256)):
                 _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
             rows.append(_retried(engine, beat, tasks.score_samples, measurement.sha256))
         except (InvalidRequest, WorkerLost) as refusal:

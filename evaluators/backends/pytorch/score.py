@@ -39,11 +39,11 @@ def evaluate(model: Callable[[Tensor], Tensor], workload: Workload, split: Split
 
 
 @torch.no_grad()
-def sample_scores(model: nn.Module, workload: Workload, split: Split) -> Tensor:
+def sample_scores(model: Callable[[Tensor], Tensor], workload: Workload, split: Split) -> Tensor:
     """(samples,) float64, each sample's score.
 
     Args:
-        model: in eval mode, on the split's device.
+        model: in eval mode, on the split's device; or another runtime's network.
         workload: gives `prepare` and `score`.
         split: which samples.
 

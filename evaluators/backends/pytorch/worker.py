@@ -343,8 +343,8 @@ class Worker:
         Raises:
             InvalidRequest: no such file, or a damaged one.
         """
-        model = load_artifact(self.workload.model, decode(self._read(self._path(sha256))))
-        scores = sample_scores(model, self.workload, self.workload.validation)
+        run = self.format.read(self._read(self._path(sha256))).run
+        scores = sample_scores(run, self.workload, self.workload.validation)
         values: np.ndarray = scores.float().cpu().numpy()
         return values
 
