@@ -20,13 +20,17 @@ def choose_finalists(trials: Sequence[Trial], judge: Judge, count: int) -> list[
 
     The metric limit is loosened by one default drop for the spread: a short fine-tune
     underestimates what a full one reaches, and a trial just under the limit may be the smallest
-    one above it afterwards.
+    one above it afterwards. Where no trial reaches the limit it is loosened to a fifth of that
+    drop beyond the best that fits, or small files far from it would take the seats.
     """
     budget = replace(judge.budget, min_metric=None, max_drop=None)
     relaxed = replace(judge, budget=budget)
     fitting = [t for t in trials if relaxed.is_feasible(t)]
     points = judge.points(fitting)
     slack = default_max_drop(judge.metric, judge.profile.baseline_metric)
+    fits = points[(points[:, 1:] < judge.reference[1:]).all(axis=1)]
+    if len(fits) and (missing := fits[:, 0].min() - judge.reference[0]) >= 0:
+        slack = min(slack, missing + slack / 5)
     reference = judge.reference + np.array([slack, 0.0, 0.0])
     keep = nondominated(points) & (points < reference).all(axis=1)
     kept: list[int] = np.flatnonzero(keep).tolist()

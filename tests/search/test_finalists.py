@@ -131,3 +131,14 @@ def test_repeats_are_not_repeated() -> None:
     trials = sim.random_trials(10)
     repeats = [replace(t, identity=replace(t.identity, repeat=1)) for t in trials]
     assert worth_repeating(repeats, sim.judge, trials[0].identity.fidelity) == []
+
+
+def test_while_nothing_reaches_the_limit_the_seats_go_to_what_comes_near() -> None:
+    sim = simulate(3, budget=Budget(size_bytes=100_000))
+    trials = sim.random_trials(60)
+    best = max(t.measurement.metric for t in trials if t.measurement and sim.judge.is_feasible(t))
+    judge = replace(sim.judge, budget=Budget(size_bytes=100_000, min_metric=best + 0.005))
+    chosen = choose_finalists(trials, judge, 8)
+    assert chosen
+    unit = default_max_drop(judge.metric, judge.profile.baseline_metric) / 5
+    assert all(t.measurement.metric > best - unit for t in chosen if t.measurement)
