@@ -143,6 +143,7 @@ def test_same_files_as_the_local_engine(tmp_path: Path) -> None:
     """A fixed list of policies (one worker, so the proposals are the same), byte for byte."""
     write_workload(tmp_path)
     asked = ["--trials=6", "--finalists=2", "--workers=1", "--proposer=random", "--json"]
+    asked += ["--format=packed"]
     files = {}
     for name, flags in {
         "local": ["--engine=local"],
@@ -166,7 +167,10 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
         "from search.engines.ray import RayEngine\n"
         "from tests.contracts.test_engines import nap\n"
         "engine = RayEngine(2, address=sys.argv[1])\n"
-        "print(*[f.result() for f in [engine.submit(nap, 0.3) for _ in range(2)]], flush=True)\n"
+        "pids = set()\n"
+        "while len(pids) < 2:  # actors start one after the other\n"
+        "    pids |= {f.result() for f in [engine.submit(nap, 0.3) for _ in range(2)]}\n"
+        "print(*pids, flush=True)\n"
         "[f.result() for f in [engine.submit(nap, 60) for _ in range(2)]]\n",
         encoding="utf-8",
     )
