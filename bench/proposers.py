@@ -67,20 +67,14 @@ NOTES = (
     "Means over seeds; in the simulators each seed is another network.",
     "Every method begins with the references; warm and greybox go on with the warm start.",
     "trials_to_best_sampler: evaluations, seed by seed, to the final hypervolume of Optuna's best.",
-    (
-        "greybox_trials_to_match: evaluations of greybox, seed by seed, to the row's final hypervolume;"
-        " none where that is 0."
-    ),
+    "greybox_trials_to_match: evaluations of greybox to the row's final hypervolume, if it has any.",
     "core_s: processor time of scan, opening, proposals and evaluations (a simulator's take none).",
-    (
-        "simulator: 100 KB, 3 points. simulator-nonadditive: what neighbouring layers lose multiplies,"
-        " the best order depends on the treatment; 100 KB, 10 points."
-    ),
+    "simulator: 100 KB and 3 points.",
+    "simulator-nonadditive: neighbouring layers' losses multiply, the best order depends on the"
+    + " treatment; 100 KB and 10 points.",
     "Real networks: one epoch a trial, 250 KB, target m1.",
-    (
-        "Only complete runs are shown. Optuna's gp sampler takes seconds an answer: it has fewer seeds"
-        " where its row says so, and no row where it was not run."
-    ),
+    "Only complete runs are shown.",
+    "Optuna's gp sampler takes seconds an answer and may have fewer seeds.",
 )
 
 
