@@ -67,11 +67,10 @@ NOTES = (
     "Means over seeds; in the simulators each seed is another network.",
     "Every method begins with the references; warm and greybox go on with the warm start.",
     "trials_to_best_sampler: evaluations, seed by seed, to the final hypervolume of Optuna's best.",
-    "greybox_trials_to_match: evaluations of greybox to the row's final hypervolume, if it has any.",
+    "greybox_trials_to_match: evaluations of greybox to a row's final hypervolume, if it has any.",
     "core_s: processor time of scan, opening, proposals and evaluations (a simulator's take none).",
     "simulator: 100 KB and 3 points.",
-    "simulator-nonadditive: neighbouring layers' losses multiply, the best order depends on the"
-    + " treatment; 100 KB and 10 points.",
+    "simulator-nonadditive: neighbours' losses multiply, orders interact; 100 KB and 10 points.",
     "Real networks: one epoch a trial, 250 KB, target m1.",
     "Only complete runs are shown.",
     "Optuna's gp sampler takes seconds an answer and may have fewer seeds.",
