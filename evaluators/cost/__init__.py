@@ -1,12 +1,19 @@
 """Size and latency before any training: closed forms in numpy, importable without torch."""
 
-from evaluators.cost.latency import layer_macs, macs, modelled_latency
+from evaluators.cost.latency import (
+    channels,
+    layer_latency_ms,
+    layer_macs,
+    macs,
+    modelled_latency,
+)
 from evaluators.cost.size import (
     CalibratedSize,
     LayerSize,
     SizeBand,
     SizeModel,
     file_kind,
+    layer_kind,
     predicted_bytes,
 )
 from evaluators.cost.targets import format_capabilities, list_targets, load_target
@@ -16,8 +23,11 @@ __all__ = [
     "LayerSize",
     "SizeBand",
     "SizeModel",
+    "channels",
     "file_kind",
     "format_capabilities",
+    "layer_kind",
+    "layer_latency_ms",
     "layer_macs",
     "list_targets",
     "load_target",
