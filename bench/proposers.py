@@ -220,7 +220,7 @@ def rows_of(key: str, part: Part) -> list[dict[str, Any]]:
         for method, runs in found.items()
     }
     most = max((len(runs) for runs in found.values()), default=0)
-    samplers = [method for method in OPTUNA if len(found.get(method, {})) == most]
+    samplers = [method for method in found if method in OPTUNA and len(found[method]) == most]
     best = max(samplers, key=lambda method: at_end[method], default="")
     marks = [n for n in (25, 50, 75, 100) if n <= part.trials]
     rows = []

@@ -8,6 +8,7 @@ from evaluators.cost.latency import (
     modelled_latency,
 )
 from evaluators.cost.size import (
+    KINDS,
     CalibratedSize,
     LayerSize,
     SizeBand,
@@ -19,6 +20,7 @@ from evaluators.cost.size import (
 from evaluators.cost.targets import format_capabilities, list_targets, load_target
 
 __all__ = [
+    "KINDS",
     "CalibratedSize",
     "LayerSize",
     "SizeBand",

@@ -18,6 +18,7 @@ from evaluators.cost.distribution import WeightDistribution, entropy_bits, weigh
 from spaces import LayerPolicy, LayerProfile, ModelProfile, Policy, kept_channels
 
 __all__ = [
+    "KINDS",
     "CalibratedSize",
     "LayerSize",
     "SizeBand",
@@ -27,6 +28,12 @@ __all__ = [
     "predicted_bytes",
 ]
 
+#: How a layer's bytes may be coded, sorted.
+KINDS = tuple(
+    f"{density} {values}"
+    for density in ("dense", "sparse")
+    for values in ("clusters", "float", "grid")
+)
 #: What a file and a tensor cost before their content: magic, checksums, name, shape, tables.
 FILE_OVERHEAD_BYTES = 64
 TENSOR_OVERHEAD_BYTES = 16
@@ -333,6 +340,12 @@ class CalibratedSize:
         ratio = math.exp(self._ratio.get(kind, self._all))
         return ratio, math.exp(self._half_width.get(kind, math.log(START_BAND)))
 
+    def factors_of(self, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) kinds of file -> (n,) and (n,), each the `factors` of its kind."""
+        distinct, inverse = np.unique(kinds, return_inverse=True)
+        both = np.array([self.factors(str(kind)) for kind in distinct]).reshape(-1, 2)
+        return both[inverse, 0], both[inverse, 1]
+
 
 def file_kind(model: SizeModel, policy: Policy) -> str:
     """How most of the bytes are coded, e.g. "sparse clusters": files of a kind err alike."""
@@ -343,7 +356,7 @@ def file_kind(model: SizeModel, policy: Policy) -> str:
 
 
 def layer_kind(asked: LayerPolicy) -> str:
-    """How a layer's bytes are coded; a file is of the kind that most of its bytes are."""
+    """Which of `KINDS` a layer is; a file is of the kind that most of its bytes are."""
     values = "clusters" if asked.clusters else "grid" if asked.bits < 16 else "float"
     return f"{'sparse' if asked.sparsity >= 0.5 else 'dense'} {values}"
 

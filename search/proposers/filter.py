@@ -1,7 +1,10 @@
 """Refuses, untrained, only what finished trials say must exceed a budget."""
 
 import math
+import operator
 from collections.abc import Sequence
+
+import numpy as np
 
 from evaluators.cost import CalibratedSize, SizeModel, file_kind, modelled_latency
 from spaces import Judge, Policy, Target, Trial
@@ -27,32 +30,71 @@ class BudgetFilter:
         self._profile = judge.profile
         self._target = target
         self.model = SizeModel(judge.profile)
-        self._closed_form: dict[str, tuple[str, float]] = {}
-        self.update(())
+        self._trials: list[Trial] = []
+        self._ratios: list[tuple[str, float, float] | None] = []
+        self.size = self.download = CalibratedSize(self.model, ())
 
     def update(self, history: Sequence[Trial]) -> None:
-        """Learn the ratios of a history, and forget any other."""
-        size, download = [], []
-        for trial in history[-LEARNS_FROM_TRIALS:]:
-            if (measured := trial.measurement) is not None:
-                kind, predicted = self._predicted(trial.policy)
-                size.append((kind, math.log(measured.size_bytes / predicted)))
-                download.append((kind, math.log(measured.download_bytes / predicted)))
-        self.size = CalibratedSize(self.model, size)
+        """Learn the ratios of a history, and forget any other; what is known is not read again."""
+        seen = len(self._trials)
+        if seen > len(history) or not all(map(operator.is_, self._trials, history)):
+            self._trials, self._ratios, seen = [], [], 0
+        elif seen == len(history):
+            return
+        first = max(0, len(history) - LEARNS_FROM_TRIALS)
+        for at in range(seen, len(history)):
+            self._trials.append(history[at])
+            self._ratios.append(self._ratio(history[at]) if at >= first else None)
+        latest = [ratio for ratio in self._ratios[first:] if ratio is not None]
+        self.size = CalibratedSize(self.model, [(kind, size) for kind, size, _ in latest])
         # In the target's own format a file weighs something else than its download form.
-        self.download = CalibratedSize(self.model, download)
+        self.download = CalibratedSize(self.model, [(kind, down) for kind, _, down in latest])
 
-    def _predicted(self, policy: Policy) -> tuple[str, float]:
-        """Kind of file and closed form, computed once a policy: histories only grow."""
-        found = self._closed_form.get(policy.digest)
-        if found is None:
-            found = file_kind(self.model, policy), self.model.predict_bytes(policy)
-            self._closed_form[policy.digest] = found
-        return found
+    def _ratio(self, trial: Trial) -> tuple[str, float, float] | None:
+        """(kind of file, ln of real over predicted size, of the download); None without a file."""
+        measured = trial.measurement
+        if measured is None:
+            return None
+        predicted = self.model.predict_bytes(trial.policy)
+        return (
+            file_kind(self.model, trial.policy),
+            math.log(measured.size_bytes / predicted),
+            math.log(measured.download_bytes / predicted),
+        )
 
     def accept(self, policy: Policy) -> bool:
         """Whether the policy may keep the size, download and latency limits."""
         return not self.reason(policy)
+
+    def accepted(
+        self, kinds: np.ndarray, closed_form_bytes: np.ndarray, latency_ms: np.ndarray
+    ) -> np.ndarray:
+        """As `accept`, for many files at once.
+
+        Args:
+            kinds: (n,) kinds of file, `evaluators.cost.file_kind`.
+            closed_form_bytes: (n,) `SizeModel.predict_bytes`.
+            latency_ms: (n,) `modelled_latency`.
+
+        Returns:
+            (n,) booleans.
+        """
+        allowed = np.ones(len(kinds), dtype=bool)
+        for limit, calibrated in (
+            (self._budget.size_bytes, self.size),
+            (self._budget.download_bytes, self.download),
+        ):
+            if limit is not None:
+                ratios, factors = calibrated.factors_of(kinds)
+                allowed &= closed_form_bytes * ratios / factors <= limit
+        if self._limit_ms is not None:
+            allowed &= latency_ms <= self._limit_ms * (1 + _ROUNDING)
+        return allowed
+
+    @property
+    def _limit_ms(self) -> float | None:
+        """The latency limit where the model is what will be reported, else None."""
+        return None if self._target.is_this_machine else self._budget.latency_ms
 
     def reason(self, policy: Policy) -> str:
         """Why not; "" when the policy may keep every limit."""
@@ -67,8 +109,8 @@ class BudgetFilter:
         return self._too_slow(policy)
 
     def _too_slow(self, policy: Policy) -> str:
-        limit_ms = self._budget.latency_ms
-        if limit_ms is None or self._target.is_this_machine:
+        limit_ms = self._limit_ms
+        if limit_ms is None:
             return ""
         latency_ms = modelled_latency(policy, self._profile, self._target).median_ms
         if latency_ms <= limit_ms * (1 + _ROUNDING):

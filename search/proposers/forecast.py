@@ -1,0 +1,303 @@
+"""What is known of many vectors before training: size, latency and the surrogate's features.
+
+All three are sums over layers. A layer has few states, a network's proposals meet the same ones
+again and again, so each state's terms are computed once and looked up: no policy is built for a
+vector. The formulas are `evaluators.cost`'s and `Features`'; here they are only remembered.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluators.cost import KINDS, SizeModel, channels, layer_kind, layer_latency_ms
+from search.proposers.surrogate import Features
+from spaces import (
+    Distillation,
+    LayerPolicy,
+    LayerProfile,
+    Policy,
+    SearchSpace,
+    Stage,
+    Target,
+    parse_order,
+)
+from spaces.policy import FULL_BITS
+
+__all__ = ["Forecast", "Forecasts"]
+
+#: The knobs that concern all layers and that forecasts depend on.
+_WHOLE = (
+    "order",
+    "distillation.kind",
+    "distillation.temperature",
+    "distillation.weight",
+    "activation_bits",
+)
+#: What is known of a layer's state; the first three are `Features.of_layer`.
+_COLUMNS = (
+    "harm",
+    "channels",
+    "coarse",
+    "kept",
+    "kind",
+    "sparsity",
+    "clustered",
+    "bits",
+    "bias_bits",
+)
+#: Blocks and wholes, some 200 bytes each; beyond that all is forgotten and computed anew.
+MOST_REMEMBERED = 200_000
+#: (`Features.of_whole`, activation bits, whether a stage is left).
+_Whole = tuple[np.ndarray, int, bool]
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Of n vectors, in their order.
+
+    Attributes:
+        works: (n,) whether any stage is left once the policy is normalised.
+        features: (n, d) as `Features.of`.
+        closed_form_bytes: (n,) as `SizeModel.predict_bytes`.
+        kinds: (n,) as `file_kind`.
+        latency_ms: (n,) as `modelled_latency`.
+    """
+
+    works: np.ndarray
+    features: np.ndarray
+    closed_form_bytes: np.ndarray
+    kinds: np.ndarray
+    latency_ms: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> "Forecasts":
+        """Those of the vectors that (n,) booleans choose."""
+        return Forecasts(
+            self.works[chosen],
+            self.features[chosen],
+            self.closed_form_bytes[chosen],
+            self.kinds[chosen],
+            self.latency_ms[chosen],
+        )
+
+
+class _Layer:
+    """One layer's states so far, numbered as they were met; a row of `table` each."""
+
+    def __init__(self, profile: LayerProfile) -> None:
+        self.profile = profile
+        self.number: dict[LayerPolicy, int] = {}
+        self.asked: list[LayerPolicy] = []
+        self.table = np.empty((256, len(_COLUMNS)))
+        #: By codes of `Forecast._sizes` and `Forecast._latencies`.
+        self.size_bytes: dict[int, float] = {}
+        self.latency_ms: dict[int, float] = {}
+
+    def add(self, asked: LayerPolicy, features: tuple[float, float, float]) -> int:
+        """The number of a new state."""
+        number = self.number[asked] = len(self.asked)
+        self.asked.append(asked)
+        if number == len(self.table):
+            self.table = np.vstack([self.table, np.empty_like(self.table)])
+        kept, _ = channels(self.profile, asked)
+        clustered = asked.clusters is not None
+        kind = KINDS.index(layer_kind(asked))
+        rest = (kept, kind, asked.sparsity, clustered, asked.bits, asked.bias_bits)
+        self.table[number] = (*features, *rest)
+        return number
+
+
+class Forecast:
+    """A memo and nothing else: the same vectors give the same numbers, in any company."""
+
+    def __init__(
+        self, space: SearchSpace, target: Target, model: SizeModel, features: Features
+    ) -> None:
+        """Args: space: of the vectors; target: of latency; model: of sizes; features: of rows."""
+        self._space, self._target = space, target
+        self._model, self._features = model, features
+        self._at = {layer.name: i for i, layer in enumerate(model.profile.layers)}
+        names = [knob.name for knob in space.knobs]
+        self._whole = [names.index(name) for name in _WHOLE]
+        self._grid = [names.index(name) for name in ("scheme", "granularity")]
+        self._stages = [frozenset(parse_order(text)) for text in space.knob("order").choices]
+        self._forget()
+
+    def _forget(self) -> None:
+        self._layers = [_Layer(layer) for layer in self._model.profile.layers]
+        self._blocks: dict[tuple[int, frozenset[Stage], bytes], tuple[int, ...]] = {}
+        self._policies: dict[tuple[bytes, tuple[float, ...]], _Whole] = {}
+
+    def of(self, vectors: np.ndarray) -> Forecasts:
+        """(n, knobs) ints, n at least 1 -> their forecasts."""
+        if len(self._blocks) + len(self._policies) > MOST_REMEMBERED:
+            self._forget()
+        states = self._states(vectors)
+        tables = np.stack(
+            [layer.table[states[:, i]] for i, layer in enumerate(self._layers)], axis=1
+        )
+        columns = {name: tables[:, :, at] for at, name in enumerate(_COLUMNS)}
+        wholes, activation_bits, works = self._wholes(vectors, columns)
+        sizes = self._sizes(vectors, states)
+        latencies = self._latencies(states, columns["kept"].astype(int), activation_bits)
+        rest = self._model.rest.total_bytes
+        return Forecasts(
+            works=works,
+            features=self._features.assemble(tables[:, :, :3], wholes),
+            # Python's sum, as where the formulas are: numpy's may differ in the last digit.
+            closed_form_bytes=np.array([sum([*row, rest]) for row in sizes.tolist()]),
+            kinds=_kinds(columns["kind"], sizes),
+            latency_ms=np.array([sum(row) for row in latencies.tolist()]),
+        )
+
+    def _states(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, layers) numbers of the normalised layer policies."""
+        found = np.empty((len(vectors), len(self._layers)), dtype=np.int64)
+        stages = [self._stages[i] for i in vectors[:, self._whole[0]]]
+        for b, (block, positions) in enumerate(
+            zip(self._space.blocks, self._space.block_positions, strict=True)
+        ):
+            entries = np.ascontiguousarray(vectors[:, positions], dtype=np.int64)
+            rows = []
+            for present, row in zip(stages, entries, strict=True):
+                key = (b, present, row.tobytes())
+                numbers = self._blocks.get(key)
+                if numbers is None:
+                    numbers = self._blocks[key] = self._block(block, positions, row, present)
+                rows.append(numbers)
+            found[:, [self._at[name] for name in block]] = rows
+        return found
+
+    def _block(
+        self,
+        block: Sequence[str],
+        positions: Sequence[int],
+        entries: np.ndarray,
+        present: frozenset[Stage],
+    ) -> tuple[int, ...]:
+        """The states' numbers of layers that are decoded together."""
+        knobs = [self._space.knobs[at] for at in positions]
+        values = {knob.name: knob.choices[i] for knob, i in zip(knobs, entries, strict=True)}
+        absent = [stage for stage in Stage if stage not in present]
+        numbers = []
+        for name, asked in self._space.layer_policies(block, values).items():
+            layer, left = self._layers[self._at[name]], asked.without(absent)
+            number = layer.number.get(left)
+            if number is None:
+                number = layer.add(left, self._features.of_layer(name, left))
+            numbers.append(number)
+        return tuple(numbers)
+
+    def _wholes(
+        self, vectors: np.ndarray, columns: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """((n, w) `Features.of_whole`, (n,) activation bits, (n,) whether a stage is left)."""
+        strongest = np.column_stack(
+            [
+                columns["sparsity"].max(axis=1),
+                columns["clustered"].max(axis=1),
+                columns["bits"].min(axis=1),
+                columns["bias_bits"].min(axis=1),
+            ]
+        )
+        entries = np.ascontiguousarray(vectors[:, self._whole], dtype=np.int64)
+        rows = []
+        for row, asked in zip(entries, strongest.tolist(), strict=True):
+            key = (row.tobytes(), tuple(asked))
+            whole = self._policies.get(key)
+            if whole is None:
+                whole = self._policies[key] = self._policy(row, *asked)
+            rows.append(whole)
+        wholes, activation_bits, works = zip(*rows, strict=True)
+        return np.array(wholes), np.array(activation_bits), np.array(works)
+
+    def _policy(
+        self, entries: np.ndarray, sparsity: float, clustered: float, bits: float, bias_bits: float
+    ) -> _Whole:
+        """What concerns all layers, from a policy of one that asks for whatever any layer asks.
+
+        So `Policy` alone knows how a policy is normalised: which stages have work to do.
+        """
+        order, kind, temperature, weight, activation_bits = (
+            self._space.knobs[at].choices[i] for at, i in zip(self._whole, entries, strict=True)
+        )
+        asked = LayerPolicy(
+            sparsity, clusters=2 if clustered else None, bits=int(bits), bias_bits=int(bias_bits)
+        )
+        policy = Policy(
+            order=parse_order(order),
+            layers=(("any", asked),),
+            distillation=Distillation(kind, temperature, weight),
+            activation_bits=activation_bits,
+        )
+        return self._features.of_whole(policy), policy.activation_bits, bool(policy.order)
+
+    def _sizes(self, vectors: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """(n, layers) bytes.
+
+        A scheme and a granularity that normalisation takes away are of no consequence: no layer
+        has a grid then.
+        """
+        schemes, granularities = (self._space.knobs[at].choices for at in self._grid)
+        pairs = list(itertools.product(schemes, granularities))
+        grids = vectors[:, self._grid[0]] * len(granularities) + vectors[:, self._grid[1]]
+        found = np.empty(states.shape)
+        for i, layer in enumerate(self._layers):
+
+            def size_bytes(code: int, layer: _Layer = layer) -> float:
+                number, grid = divmod(code, len(pairs))
+                size = self._model.layer(layer.profile, layer.asked[number], *pairs[grid])
+                return size.total_bytes
+
+            codes = states[:, i] * len(pairs) + grids
+            found[:, i] = _looked_up(codes, layer.size_bytes, size_bytes)
+        return found
+
+    def _latencies(
+        self, states: np.ndarray, kept: np.ndarray, activation_bits: np.ndarray
+    ) -> np.ndarray:
+        """(n, layers) milliseconds; a layer's input group decides on how much it reads."""
+        found = np.empty(states.shape)
+        for i, layer in enumerate(self._layers):
+            before = layer.profile.input_group
+            source = self._at[before] if before else -1
+            all_read = self._layers[source].profile.weight_shape[0] if before else 1
+            read = kept[:, source] if before else np.ones(len(states), dtype=int)
+
+            def latency_ms(code: int, layer: _Layer = layer, all_read: int = all_read) -> float:
+                rest, bits = divmod(code, FULL_BITS + 1)
+                number, read = divmod(rest, all_read + 1)
+                asked = layer.asked[number]
+                return layer_latency_ms(layer.profile, asked, (read, all_read), bits, self._target)
+
+            codes = (states[:, i] * (all_read + 1) + read) * (FULL_BITS + 1) + activation_bits
+            found[:, i] = _looked_up(codes, layer.latency_ms, latency_ms)
+        return found
+
+
+def _looked_up(
+    codes: np.ndarray, known: dict[int, float], value: Callable[[int], float]
+) -> np.ndarray:
+    """(n,) codes -> (n,) what is known of each, or `value` of it, known from then on."""
+    distinct, inverse = np.unique(codes, return_inverse=True)
+    values = []
+    for code in distinct.tolist():
+        if code not in known:
+            known[code] = value(code)
+        values.append(known[code])
+    found: np.ndarray = np.array(values)[inverse]
+    return found
+
+
+def _kinds(kinds: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(n, layers) indices into KINDS and bytes -> (n,) kinds of most bytes, as `file_kind`."""
+    best, most = np.zeros(len(kinds), dtype=int), np.zeros(len(kinds))
+    for kind in range(len(KINDS)):  # of equal votes the last name counts
+        votes = np.zeros(len(kinds))
+        for i in range(kinds.shape[1]):
+            votes += np.where(kinds[:, i] == kind, sizes[:, i], 0.0)
+        wins = votes >= most
+        best[wins], most = kind, np.maximum(votes, most)
+    found: np.ndarray = np.array(KINDS)[best]
+    return found
