@@ -126,7 +126,7 @@ class SearchSpace:
         """
         if len(vector) != len(self.knobs):
             raise InvalidRequest(f"vector must have {len(self.knobs)} entries, got {len(vector)}")
-        values = dict(_NEUTRAL)
+        values = {}
         for knob, index in zip(self.knobs, vector, strict=True):
             if not 0 <= index < len(knob.choices):
                 last = len(knob.choices) - 1
@@ -135,6 +135,12 @@ class SearchSpace:
         layers: dict[str, LayerPolicy] = {}
         for block in self.blocks:
             layers |= self.layer_policies(block, values)
+        return self.policy(values, layers)
+
+    @staticmethod
+    def policy(values: Mapping[str, Any], layers: Mapping[str, LayerPolicy]) -> Policy:
+        """From the values of the knobs that concern all layers, and the layers."""
+        values = {**_NEUTRAL, **values}
         return Policy(
             order=parse_order(values["order"]),
             layers=tuple(layers.items()),

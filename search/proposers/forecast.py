@@ -6,7 +6,7 @@ vector. The formulas are `evaluators.cost`'s and `Features`'; here they are only
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,8 @@ import numpy as np
 from evaluators.cost import KINDS, SizeModel, channels, layer_kind, layer_latency_ms
 from search.proposers.surrogate import Features
 from spaces import (
-    Distillation,
     LayerPolicy,
     LayerProfile,
-    Policy,
     SearchSpace,
     Stage,
     Target,
@@ -27,26 +25,8 @@ from spaces.policy import FULL_BITS
 
 __all__ = ["Forecast", "Forecasts"]
 
-#: The knobs that concern all layers and that forecasts depend on.
-_WHOLE = (
-    "order",
-    "distillation.kind",
-    "distillation.temperature",
-    "distillation.weight",
-    "activation_bits",
-)
 #: What is known of a layer's state; the first three are `Features.of_layer`.
-_COLUMNS = (
-    "harm",
-    "channels",
-    "coarse",
-    "kept",
-    "kind",
-    "sparsity",
-    "clustered",
-    "bits",
-    "bias_bits",
-)
+_COLUMNS = ("harm", "channels", "coarse", "kept", "kind", "sort")
 #: Blocks and wholes, some 200 bytes each; beyond that all is forgotten and computed anew.
 MOST_REMEMBERED = 200_000
 #: (`Features.of_whole`, activation bits, whether a stage is left).
@@ -94,17 +74,15 @@ class _Layer:
         self.size_bytes: dict[int, float] = {}
         self.latency_ms: dict[int, float] = {}
 
-    def add(self, asked: LayerPolicy, features: tuple[float, float, float]) -> int:
-        """The number of a new state."""
+    def add(self, asked: LayerPolicy, features: tuple[float, float, float], sort: int) -> int:
+        """The number of a new state; `sort`: see `_sort`."""
         number = self.number[asked] = len(self.asked)
         self.asked.append(asked)
         if number == len(self.table):
             self.table = np.vstack([self.table, np.empty_like(self.table)])
         kept, _ = channels(self.profile, asked)
-        clustered = asked.clusters is not None
         kind = KINDS.index(layer_kind(asked))
-        rest = (kept, kind, asked.sparsity, clustered, asked.bits, asked.bias_bits)
-        self.table[number] = (*features, *rest)
+        self.table[number] = (*features, kept, kind, sort)
         return number
 
 
@@ -119,7 +97,9 @@ class Forecast:
         self._model, self._features = model, features
         self._at = {layer.name: i for i, layer in enumerate(model.profile.layers)}
         names = [knob.name for knob in space.knobs]
-        self._whole = [names.index(name) for name in _WHOLE]
+        in_blocks = {at for positions in space.block_positions for at in positions}
+        self._whole = [at for at in range(len(names)) if at not in in_blocks]
+        self._order = names.index("order")
         self._grid = [names.index(name) for name in ("scheme", "granularity")]
         self._stages = [frozenset(parse_order(text)) for text in space.knob("order").choices]
         self._forget()
@@ -127,7 +107,8 @@ class Forecast:
     def _forget(self) -> None:
         self._layers = [_Layer(layer) for layer in self._model.profile.layers]
         self._blocks: dict[tuple[int, frozenset[Stage], bytes], tuple[int, ...]] = {}
-        self._policies: dict[tuple[bytes, tuple[float, ...]], _Whole] = {}
+        self._sorts: list[LayerPolicy] = []
+        self._policies: dict[tuple[bytes, frozenset[float]], _Whole] = {}
 
     def of(self, vectors: np.ndarray) -> Forecasts:
         """(n, knobs) ints, n at least 1 -> their forecasts."""
@@ -138,7 +119,7 @@ class Forecast:
             [layer.table[states[:, i]] for i, layer in enumerate(self._layers)], axis=1
         )
         columns = {name: tables[:, :, at] for at, name in enumerate(_COLUMNS)}
-        wholes, activation_bits, works = self._wholes(vectors, columns)
+        wholes, activation_bits, works = self._wholes(vectors, columns["sort"])
         sizes = self._sizes(vectors, states)
         latencies = self._latencies(states, columns["kept"].astype(int), activation_bits)
         rest = self._model.rest.total_bytes
@@ -154,7 +135,7 @@ class Forecast:
     def _states(self, vectors: np.ndarray) -> np.ndarray:
         """(n, layers) numbers of the normalised layer policies."""
         found = np.empty((len(vectors), len(self._layers)), dtype=np.int64)
-        stages = [self._stages[i] for i in vectors[:, self._whole[0]]]
+        stages = [self._stages[i] for i in vectors[:, self._order]]
         for b, (block, positions) in enumerate(
             zip(self._space.blocks, self._space.block_positions, strict=True)
         ):
@@ -185,52 +166,38 @@ class Forecast:
             layer, left = self._layers[self._at[name]], asked.without(absent)
             number = layer.number.get(left)
             if number is None:
-                number = layer.add(left, self._features.of_layer(name, left))
+                sort = _sort(left)
+                if sort not in self._sorts:
+                    self._sorts.append(sort)
+                features = self._features.of_layer(name, left)
+                number = layer.add(left, features, self._sorts.index(sort))
             numbers.append(number)
         return tuple(numbers)
 
     def _wholes(
-        self, vectors: np.ndarray, columns: Mapping[str, np.ndarray]
+        self, vectors: np.ndarray, sorts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """((n, w) `Features.of_whole`, (n,) activation bits, (n,) whether a stage is left)."""
-        strongest = np.column_stack(
-            [
-                columns["sparsity"].max(axis=1),
-                columns["clustered"].max(axis=1),
-                columns["bits"].min(axis=1),
-                columns["bias_bits"].min(axis=1),
-            ]
-        )
         entries = np.ascontiguousarray(vectors[:, self._whole], dtype=np.int64)
         rows = []
-        for row, asked in zip(entries, strongest.tolist(), strict=True):
-            key = (row.tobytes(), tuple(asked))
+        for row, asked in zip(entries, map(frozenset, sorts.tolist()), strict=True):
+            key = (row.tobytes(), asked)
             whole = self._policies.get(key)
             if whole is None:
-                whole = self._policies[key] = self._policy(row, *asked)
+                whole = self._policies[key] = self._policy(row, asked)
             rows.append(whole)
         wholes, activation_bits, works = zip(*rows, strict=True)
         return np.array(wholes), np.array(activation_bits), np.array(works)
 
-    def _policy(
-        self, entries: np.ndarray, sparsity: float, clustered: float, bits: float, bias_bits: float
-    ) -> _Whole:
-        """What concerns all layers, from a policy of one that asks for whatever any layer asks.
+    def _policy(self, entries: np.ndarray, sorts: frozenset[float]) -> _Whole:
+        """What concerns all layers, from a small policy with one layer of each sort there is.
 
-        So `Policy` alone knows how a policy is normalised: which stages have work to do.
+        So `Policy` alone knows how a policy is normalised: which stages and knobs have work to do.
         """
-        order, kind, temperature, weight, activation_bits = (
-            self._space.knobs[at].choices[i] for at, i in zip(self._whole, entries, strict=True)
-        )
-        asked = LayerPolicy(
-            sparsity, clusters=2 if clustered else None, bits=int(bits), bias_bits=int(bias_bits)
-        )
-        policy = Policy(
-            order=parse_order(order),
-            layers=(("any", asked),),
-            distillation=Distillation(kind, temperature, weight),
-            activation_bits=activation_bits,
-        )
+        knobs = [self._space.knobs[at] for at in self._whole]
+        values = {knob.name: knob.choices[i] for knob, i in zip(knobs, entries, strict=True)}
+        layers = {str(sort): self._sorts[int(sort)] for sort in sorts}
+        policy = self._space.policy(values, layers)
         return self._features.of_whole(policy), policy.activation_bits, bool(policy.order)
 
     def _sizes(self, vectors: np.ndarray, states: np.ndarray) -> np.ndarray:
@@ -274,6 +241,17 @@ class Forecast:
             codes = (states[:, i] * (all_read + 1) + read) * (FULL_BITS + 1) + activation_bits
             found[:, i] = _looked_up(codes, layer.latency_ms, latency_ms)
         return found
+
+
+def _sort(asked: LayerPolicy) -> LayerPolicy:
+    """What normalisation of the whole policy may depend on: which knobs act, not how strongly."""
+    return LayerPolicy(
+        sparsity=0.5 if asked.sparsity > 0 else 0.0,
+        pattern=asked.pattern,
+        clusters=None if asked.clusters is None else 2,
+        bits=8 if asked.bits < 16 else asked.bits,
+        bias_bits=8 if asked.bias_bits < 16 else asked.bias_bits,
+    )
 
 
 def _looked_up(

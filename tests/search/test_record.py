@@ -169,7 +169,9 @@ def test_optuna_loads_it(location: StudyLocation, sim: Simulator) -> None:
     }
     assert good.params["order"] in sim.space.knob("order").choices
     assert isinstance(good.params["fc2:sparsity"], int)
-    assert good.distributions["fc2:sparsity"] == optuna.distributions.IntDistribution(0, len(SPARSITIES) - 1)
+    assert good.distributions["fc2:sparsity"] == optuna.distributions.IntDistribution(
+        0, len(SPARSITIES) - 1
+    )
     assert reference.params == {}
     assert bad.user_attrs["failure"] == "cluster fc2: killed"
     assert good.user_attrs["policy"] == trials[0].policy.digest
