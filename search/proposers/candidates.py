@@ -10,7 +10,7 @@ import numpy as np
 
 from spaces import SearchSpace
 
-__all__ = ["made_then_others"]
+__all__ = ["CROSSES", "MUTANTS", "STRANGERS", "made_then_others"]
 
 MUTANTS, CROSSES, STRANGERS = 160, 60, 60
 #: A space of at most so many vectors is gone through; in a larger one as many are drawn.
