@@ -28,8 +28,8 @@ def choose_finalists(trials: Sequence[Trial], judge: Judge, count: int) -> list[
     fitting = [t for t in trials if relaxed.is_feasible(t)]
     points = judge.points(fitting)
     slack = default_max_drop(judge.metric, judge.profile.baseline_metric)
-    fits = points[(points[:, 1:] < judge.reference[1:]).all(axis=1)]
-    if len(fits) and (missing := fits[:, 0].min() - judge.reference[0]) >= 0:
+    missing = judge.missing_loss(points)
+    if missing is not None:
         slack = min(slack, missing + slack / 5)
     reference = judge.reference + np.array([slack, 0.0, 0.0])
     keep = nondominated(points) & (points < reference).all(axis=1)

@@ -201,12 +201,8 @@ def score_on_test(
         record.write_driver(_driver_payload(engine, tracker.now(), ()))
 
     for trial in waiting:
-        measurement = trial.measurement
-        assert measurement is not None
         try:
-            if not exists(kept.path(measurement.sha256)):
-                _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
-            score = _retried(engine, beat, tasks.score_test, measurement.sha256)
+            score = _of_file(engine, kept, beat, tasks.score_test, trial)
         except (InvalidRequest, WorkerLost) as refusal:
             # The search is done and recorded: what cannot be reported on must not undo that.
             observer.notice(f"trial {trial.number} is not scored on the test split: {refusal}")
@@ -251,18 +247,29 @@ def correct_pick(
     tracker = ProgressTracker("correction", len(rivals), record.judge, ())
     rows = []
     for trial in rivals:
-        measurement = trial.measurement
-        assert measurement is not None
         try:
-            if not exists(kept.path(measurement.sha256)):
-                _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
-            rows.append(_retried(engine, beat, tasks.score_samples, measurement.sha256))
+            rows.append(_of_file(engine, kept, beat, tasks.score_samples, trial))
         except (InvalidRequest, WorkerLost) as refusal:
             observer.notice(f"the pick's validation figure is not corrected: {refusal}")
             return
         tracker.add(trial)
     value = optimism(np.array(rows), chosen_again(rivals, record.judge, fidelity))
     record.write_optimism(pick.identity.key, value)
+
+
+def _of_file(
+    engine: Engine,
+    kept: KeptFiles,
+    beat: Callable[[], None],
+    fn: Callable[[str], T],
+    trial: Trial,
+) -> T:
+    """What a task says of a measured trial's file, which is made again where it is not kept."""
+    assert trial.measurement is not None
+    sha256 = trial.measurement.sha256
+    if not exists(kept.path(sha256)):
+        _retried(engine, beat, tasks.evaluate, trial.identity, trial.policy)
+    return _retried(engine, beat, fn, sha256)
 
 
 def _retried(

@@ -138,12 +138,9 @@ class GreyboxProposer:
 
         Only a little: with much room small files that guess would cover more than good ones.
         """
-        reference = self._judge.reference
-        fitting = points[(points[:, 1:] < reference[1:]).all(axis=1)]
-        if len(fitting):
-            missing = fitting[:, 0].min() - reference[0]
-            if missing >= 0:
-                reference = reference + np.array([missing + self._scale.unit, 0.0, 0.0])
+        missing, reference = self._judge.missing_loss(points), self._judge.reference
+        if missing is not None:
+            reference = reference + np.array([missing + self._scale.unit, 0.0, 0.0])
         return reference
 
     def _surrogate(
