@@ -126,18 +126,21 @@ class SearchSpace:
         """
         if len(vector) != len(self.knobs):
             raise InvalidRequest(f"vector must have {len(self.knobs)} entries, got {len(vector)}")
-        values = dict(_NEUTRAL)
+        values = {}
         for knob, index in zip(self.knobs, vector, strict=True):
             if not 0 <= index < len(knob.choices):
                 last = len(knob.choices) - 1
                 raise InvalidRequest(f"{knob.name}: index must be 0 to {last}, got {index}")
             values[knob.name] = knob.choices[index]
-        layers = {
-            name: LayerPolicy(**{k: values[f"{name}:{k}"] for k in _LAYER_KNOBS})
-            for name in self.layer_names
-        }
-        for group in self._groups:
-            self._couple(layers, group)
+        layers: dict[str, LayerPolicy] = {}
+        for block in self.blocks:
+            layers |= self.layer_policies(block, values)
+        return self.policy(values, layers)
+
+    @staticmethod
+    def policy(values: Mapping[str, Any], layers: Mapping[str, LayerPolicy]) -> Policy:
+        """From the values of the knobs that concern all layers, and the layers."""
+        values = {**_NEUTRAL, **values}
         return Policy(
             order=parse_order(values["order"]),
             layers=tuple(layers.items()),
@@ -152,6 +155,32 @@ class SearchSpace:
             granularity=values["granularity"],
             criterion=values["criterion"],
         )
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """Layers that are decoded together: the channel groups, and each other layer alone."""
+        grouped = {name for group in self._groups for name in group}
+        alone = ((name,) for name in self.layer_names if name not in grouped)
+        return (*map(tuple, self._groups), *alone)
+
+    @cached_property
+    def block_positions(self) -> tuple[tuple[int, ...], ...]:
+        """For each of `blocks` the entries of a vector that decide on its layers."""
+        return tuple(
+            tuple(self._position[f"{name}:{knob}"] for name in block for knob in _LAYER_KNOBS)
+            for block in self.blocks
+        )
+
+    def layer_policies(
+        self, block: Sequence[str], values: Mapping[str, Any]
+    ) -> dict[str, LayerPolicy]:
+        """The layers of one of `blocks`, coupled; `values` holds at least its knobs' values."""
+        layers = {
+            name: LayerPolicy(**{k: values[f"{name}:{k}"] for k in _LAYER_KNOBS}) for name in block
+        }
+        if block in self._groups:
+            self._couple(layers, block)
+        return layers
 
     def _couple(self, layers: dict[str, LayerPolicy], group: Sequence[str]) -> None:
         """The group's first layer decides for all, if each member offers what it asks for."""

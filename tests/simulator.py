@@ -8,9 +8,14 @@
 The loss is a sum over layers of sensitivity * distortion (share of the weights' energy lost), less
 what fine-tuning and distillation recover, more what a bad order of stages destroys. The size is an
 entropy, the latency a roofline. `seed` makes another network, never another format.
+
+With `interaction` the loss is no sum any more: what neighbouring layers lose multiplies, and so
+does what pruning and rounding take from one layer, depending on which came first. No scan of one
+layer and one knob can see either.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +132,7 @@ class Simulator:
         proposer: name in the spec.
         restrictions: of the space.
         noise: factor on the metric's sampling noise; 0 = none.
+        interaction: factor on what is lost together beyond the sum of the parts; 0 = additive.
     """
 
     layer_count: int = 4
@@ -137,6 +143,7 @@ class Simulator:
     proposer: str = "tpe"
     restrictions: Mapping[str, Any] = field(default_factory=dict)
     noise: float = 1.0
+    interaction: float = 0.0
 
     @cached_property
     def sensitivities(self) -> Mapping[str, float]:
@@ -250,10 +257,37 @@ class Simulator:
     def true_metric(self, policy: Policy, fidelity: int = FIDELITY) -> float:
         """The metric without sampling noise."""
         lost = sum(self._distortion(policy, name) for name in self.sensitivities)
+        if self.interaction:
+            lost += self.interaction * self._lost_together(policy)
         recovered = 0.75 * (1 - math.exp(-fidelity / 3_000)) if policy.order else 0.0
         lost *= (1 - recovered) * (1 - _distillation_gain(policy))
         span = BASELINE_ACCURACY - CHANCE_ACCURACY
         return CHANCE_ACCURACY + span * math.exp(-lost / span)
+
+    def _lost_together(self, policy: Policy) -> float:
+        """Products of energies lost: of neighbours, and within a layer of pruning and rounding.
+
+        A layer that reads wrong inputs and is wrong itself is worse than both alone; distilling
+        after the damage halves that. Pruning what is rounded already takes the rounding's error
+        with it, so within a layer the order decides, against the additive part's order.
+        """
+        names = list(self.sensitivities)
+        shares = [self._distortion(policy, name) / self.sensitivities[name] for name in names]
+        neighbours = sum(
+            (self.sensitivities[a] + self.sensitivities[b]) * shares[i] * shares[i + 1]
+            for i, (a, b) in enumerate(itertools.pairwise(names))
+        )
+        distilled_after = _runs_before(policy, Stage.PRUNE, Stage.DISTILL)
+        within = 0.0
+        for name, sensitivity in self.sensitivities.items():
+            layer = policy.layer(name)
+            pruned = _pruned_energy(layer.sparsity)
+            pruned_last = 0.2 if _runs_before(policy, Stage.CLUSTER, Stage.PRUNE) else 1.0
+            within += sensitivity * pruned * _clustered_energy(layer.clusters) * pruned_last
+            pruned_last = 0.2 if _runs_before(policy, Stage.QUANTIZE, Stage.PRUNE) else 1.0
+            rounded = _quantized_energy(layer.bits, policy.granularity)
+            within += sensitivity * pruned * rounded * pruned_last
+        return 4 * neighbours * (0.5 if distilled_after else 1.0) + 8 * within
 
     def _distortion(self, policy: Policy, name: str) -> float:
         layer = policy.layer(name)

@@ -20,7 +20,14 @@ from spaces import (
     kept_channels,
 )
 
-__all__ = ["layer_macs", "layer_shares", "macs", "modelled_latency"]
+__all__ = [
+    "channels",
+    "layer_latency_ms",
+    "layer_macs",
+    "layer_shares",
+    "macs",
+    "modelled_latency",
+]
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -66,14 +73,14 @@ def _work(policy: Policy, profile: ModelProfile) -> list[_Work]:
     for layer in profile.layers:
         inputs = (1, 1)
         if layer.input_group:
-            inputs = _channels(policy, profile.layer_map[layer.input_group])
-        found.append(_Work(layer, inputs, _channels(policy, layer)))
+            inputs = channels(profile.layer_map[layer.input_group], policy.layer(layer.input_group))
+        found.append(_Work(layer, inputs, channels(layer, policy.layer(layer.name))))
     return found
 
 
-def _channels(policy: Policy, layer: LayerProfile) -> tuple[int, int]:
+def channels(layer: LayerProfile, asked: LayerPolicy) -> tuple[int, int]:
     """(kept, all) output channels."""
-    asked, count = policy.layer(layer.name), layer.weight_shape[0]
+    count = layer.weight_shape[0]
     return (kept_channels(count, asked.sparsity) if asked.pattern == "channel" else count), count
 
 
@@ -120,6 +127,25 @@ def _layer_ms(work: _Work, asked: LayerPolicy, activation_bits: int, target: Tar
     compute_ms = work.macs / (target.throughput_gmacs[kind].value * 1e6)
     memory_ms = moved_bytes / (target.bandwidth_gbps.value * 1e6)
     return max(compute_ms, memory_ms) + target.overhead_us.value / 1e3
+
+
+def layer_latency_ms(
+    layer: LayerProfile,
+    asked: LayerPolicy,
+    inputs: tuple[int, int],
+    activation_bits: int,
+    target: Target,
+) -> float:
+    """One layer's term of `modelled_latency`.
+
+    Args:
+        layer, asked: the layer and its policy.
+        inputs: (kept, all) channels of its input group, see `channels`; (1, 1) without one.
+        activation_bits: of the policy.
+        target: the hardware.
+    """
+    work = _Work(layer, inputs, channels(layer, asked))
+    return _layer_ms(work, asked, activation_bits, target)
 
 
 def modelled_latency(policy: Policy, profile: ModelProfile, target: Target) -> Latency:

@@ -10,15 +10,31 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from evaluators.cost.distribution import WeightDistribution, entropy_bits, weight_distribution
+from evaluators.cost.latency import layer_shares
 from spaces import LayerPolicy, LayerProfile, ModelProfile, Policy, kept_channels
 
-__all__ = ["CalibratedSize", "LayerSize", "SizeBand", "SizeModel", "predicted_bytes"]
+__all__ = [
+    "KINDS",
+    "CalibratedSize",
+    "LayerSize",
+    "SizeBand",
+    "SizeModel",
+    "file_kind",
+    "layer_kind",
+    "predicted_bytes",
+]
 
+#: How a layer's bytes may be coded, sorted.
+KINDS = tuple(
+    f"{density} {values}"
+    for density in ("dense", "sparse")
+    for values in ("clusters", "float", "grid")
+)
 #: What a file and a tensor cost before their content: magic, checksums, name, shape, tables.
 FILE_OVERHEAD_BYTES = 64
 TENSOR_OVERHEAD_BYTES = 16
@@ -87,8 +103,15 @@ class SizeModel:
         asked: LayerPolicy,
         scheme: str = "symmetric",
         granularity: str = "tensor",
+        inputs_kept: float = 1.0,  # noqa: ARG002 -- what nobody reads is all zeros: nearly free
     ) -> LayerSize:
-        """One layer under one LayerPolicy."""
+        """One layer under one LayerPolicy.
+
+        Args:
+            layer, asked: the layer and its policy.
+            scheme, granularity: of the whole policy.
+            inputs_kept: share of its input channels that are left, see `layer_shares`.
+        """
         key = (layer.name, asked, scheme, granularity)
         if key not in self._layers:
             self._layers[key] = _layer_size(layer, asked, scheme, granularity)
@@ -96,12 +119,23 @@ class SizeModel:
 
     def breakdown(self, policy: Policy) -> tuple[LayerSize, ...]:
         """One entry a layer in forward order, then the file's own."""
+        shares = layer_shares(policy, self.profile)
         layers = [
-            self.layer(layer, policy.layer(layer.name), policy.scheme, policy.granularity)
+            self.layer(
+                layer,
+                policy.layer(layer.name),
+                policy.scheme,
+                policy.granularity,
+                shares[layer.name][0],
+            )
             for layer in self.profile.layers
         ]
-        rest = LayerSize("", 0.0, self.profile.other_bytes, overhead_bytes=FILE_OVERHEAD_BYTES)
-        return (*layers, rest)
+        return (*layers, self.rest)
+
+    @cached_property
+    def rest(self) -> LayerSize:
+        """What belongs to no layer that stages touch."""
+        return LayerSize("", 0.0, self.profile.other_bytes, overhead_bytes=FILE_OVERHEAD_BYTES)
 
     def predict_bytes(self, policy: Policy) -> float:
         """The whole file."""
@@ -151,33 +185,48 @@ class _Values:
 
 
 def _values(layer: LayerProfile, asked: LayerPolicy, scheme: str, granularity: str) -> _Values:
-    weights = weight_distribution(layer)
     if asked.clusters is not None:
-        bits, distinct = _codebook_bits(weights, asked, layer.weight_count)
+        distinct = _codebook_entries(asked, layer.weight_count)
+        bits = _codebook_bits(layer, asked.sparsity, distinct)
         scale_bytes = SCALE_BYTES if asked.bits < 16 else 0
         return _Values(1.0 - asked.sparsity, bits, distinct * asked.bits / 8 + scale_bytes)
     if asked.bits < 16:
         scales = layer.weight_shape[0] if granularity == "channel" else 1
-        masses = _grid_masses(weights, asked, scheme, layer.weight_count // scales)
-        return _Values(float(masses.sum()), entropy_bits(masses), SCALE_BYTES * scales)
-    return _Values(1.0 - asked.sparsity, _float_bits(weights, asked), 0.0)
+        nonzero, bits = _grid_bits(layer, asked.sparsity, asked.bits, scheme, scales)
+        return _Values(nonzero, bits, SCALE_BYTES * scales)
+    return _Values(1.0 - asked.sparsity, _float_bits(layer, asked.sparsity, asked.bits), 0.0)
 
 
-def _float_bits(weights: WeightDistribution, asked: LayerPolicy) -> float:
+# The three below are asked with few different arguments and cost up to a millisecond each.
+
+
+@lru_cache(maxsize=1 << 16)
+def _float_bits(layer: LayerProfile, sparsity: float, bits: int) -> float:
     """Entropy of sign and exponent; the mantissa is as good as random."""
+    weights = weight_distribution(layer)
     powers = 2.0 ** np.arange(*FLOAT_EXPONENTS)
     edges = np.concatenate((-powers[::-1], powers))
     edges = np.concatenate(([-np.inf], edges, [np.inf]))
-    kept = weights.kept_below(edges, weights.magnitude(asked.sparsity))
-    return entropy_bits(np.diff(kept)) + MANTISSA_BITS[asked.bits]
+    kept = weights.kept_below(edges, weights.magnitude(sparsity))
+    return entropy_bits(np.diff(kept)) + MANTISSA_BITS[bits]
 
 
 def _yes_no_bits(share: float) -> float:
     return entropy_bits(np.array([share, 1.0 - share]))
 
 
+@lru_cache(maxsize=1 << 16)
+def _grid_bits(
+    layer: LayerProfile, sparsity: float, bits: int, scheme: str, scales: int
+) -> tuple[float, float]:
+    """(share of the weights that do not round to 0, entropy of their levels)."""
+    weights = weight_distribution(layer)
+    masses = _grid_masses(weights, sparsity, bits, scheme, layer.weight_count // scales)
+    return float(masses.sum()), entropy_bits(masses)
+
+
 def _grid_masses(
-    weights: WeightDistribution, asked: LayerPolicy, scheme: str, per_scale: int
+    weights: WeightDistribution, sparsity: float, bits: int, scheme: str, per_scale: int
 ) -> np.ndarray:
     """Share of all weights on each NON-ZERO level of a uniform grid, pruned ones left out.
 
@@ -186,12 +235,13 @@ def _grid_masses(
 
     Args:
         weights: the layer's distribution.
-        asked: bits and sparsity.
+        sparsity: share of the weights that are pruned.
+        bits: of the grid.
         scheme: of the grid.
         per_scale: how many weights share a scale. The largest of n stands near the quantile
             1 - 1/n, so a channel's grid is finer than its tensor's.
     """
-    threshold = weights.magnitude(asked.sparsity)
+    threshold = weights.magnitude(sparsity)
     largest = weights.magnitude(1.0 - 1.0 / max(per_scale, 2))
     low = max(-largest, float(weights.knots[0]))
     high = min(largest, float(weights.knots[-1]))
@@ -199,7 +249,7 @@ def _grid_masses(
     middles, masses = (edges[:-1] + edges[1:]) / 2, np.diff(weights.kept_below(edges, threshold))
     best, best_error = np.zeros(0), math.inf
     for ratio in CLIPPING_RATIOS:
-        step, levels = _grid(low * ratio, high * ratio, asked.bits, scheme)
+        step, levels = _grid(low * ratio, high * ratio, bits, scheme)
         if step <= 0:
             continue
         rounded = np.clip(np.round(middles / step), levels[0], levels[-1]) * step
@@ -222,27 +272,32 @@ def _grid(low: float, high: float, bits: int, scheme: str) -> tuple[float, np.nd
     return step, np.arange(first, first + 2**bits)
 
 
-def _codebook_bits(
-    weights: WeightDistribution, asked: LayerPolicy, count: int
-) -> tuple[float, int]:
-    """(entropy of the cluster indices, entries of the codebook).
-
-    Lloyd's algorithm on the density, from evenly spaced centroids as the backends start it. Cells
-    hold unequal shares, and with many clusters it stops early, so this is under log2(K).
-    """
+def _codebook_entries(asked: LayerPolicy, count: int) -> int:
+    """Distinct non-zero values of a clustered layer with `count` weights."""
     assert asked.clusters is not None
     distinct = min(asked.clusters, max(1, round(count * (1 - asked.sparsity))))
     if asked.bits < 16:
         # After cluster, quantize rounds the entries to a grid that cannot hold more values.
         distinct = min(distinct, 2**asked.bits - 1)
-    threshold = weights.magnitude(asked.sparsity)
+    return distinct
+
+
+@lru_cache(maxsize=1 << 16)
+def _codebook_bits(layer: LayerProfile, sparsity: float, distinct: int) -> float:
+    """Entropy of the cluster indices.
+
+    Lloyd's algorithm on the density, from evenly spaced centroids as the backends start it. Cells
+    hold unequal shares, and with many clusters it stops early, so this is under log2(K).
+    """
+    weights = weight_distribution(layer)
+    threshold = weights.magnitude(sparsity)
     low, high = float(weights.knots[0]), float(weights.knots[-1])
     edges = np.linspace(low, high, CELL_BINS + 1)
     # The border of the pruned gap matters when all that survives lies in few bins.
     edges = np.sort(np.clip(np.append(edges, [-threshold, threshold]), low, high))
     kept = weights.kept_below(edges, threshold)
     if distinct < 2 or kept[-1] <= kept[0] or high <= low:
-        return 0.0, distinct
+        return 0.0
     middles = (edges[1:] + edges[:-1]) / 2
     moments = np.concatenate(([0.0], np.cumsum(np.diff(kept) * middles)))
     centroids = np.linspace(low, high, distinct)
@@ -254,7 +309,7 @@ def _codebook_bits(
         shift, centroids = float(np.abs(moved - centroids).max()), moved
         if shift < 5e-3 * (high - low) / distinct:
             break
-    return entropy_bits(masses), distinct
+    return entropy_bits(masses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,21 +352,34 @@ class CalibratedSize:
 
     def predict(self, policy: Policy) -> SizeBand:
         """The band of a policy's bytes."""
-        kind = file_kind(self.model, policy)
-        mid = self.model.predict_bytes(policy) * math.exp(self._ratio.get(kind, self._all))
-        factor = math.exp(self._half_width.get(kind, math.log(START_BAND)))
+        ratio, factor = self.factors(file_kind(self.model, policy))
+        mid = self.model.predict_bytes(policy) * ratio
         return SizeBand(mid / factor, mid, mid * factor)
+
+    def factors(self, kind: str) -> tuple[float, float]:
+        """(real over predicted, the band's half-width as a factor) of a kind of file."""
+        ratio = math.exp(self._ratio.get(kind, self._all))
+        return ratio, math.exp(self._half_width.get(kind, math.log(START_BAND)))
+
+    def factors_of(self, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) kinds of file -> (n,) and (n,), each the `factors` of its kind."""
+        distinct, inverse = np.unique(kinds, return_inverse=True)
+        both = np.array([self.factors(str(kind)) for kind in distinct]).reshape(-1, 2)
+        return both[inverse, 0], both[inverse, 1]
 
 
 def file_kind(model: SizeModel, policy: Policy) -> str:
     """How most of the bytes are coded, e.g. "sparse clusters": files of a kind err alike."""
     votes: dict[str, float] = defaultdict(float)
     for size in model.breakdown(policy)[:-1]:
-        asked = policy.layer(size.layer)
-        values = "clusters" if asked.clusters else "grid" if asked.bits < 16 else "float"
-        density = "sparse" if asked.sparsity >= 0.5 else "dense"
-        votes[f"{density} {values}"] += size.total_bytes
+        votes[layer_kind(policy.layer(size.layer))] += size.total_bytes
     return max(votes, key=lambda kind: (votes[kind], kind)) if votes else "empty"
+
+
+def layer_kind(asked: LayerPolicy) -> str:
+    """Which of `KINDS` a layer is; a file is of the kind that most of its bytes are."""
+    values = "clusters" if asked.clusters else "grid" if asked.bits < 16 else "float"
+    return f"{'sparse' if asked.sparsity >= 0.5 else 'dense'} {values}"
 
 
 def _shrunk_median(ratios: Sequence[float], towards: float) -> float:

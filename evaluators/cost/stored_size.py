@@ -4,10 +4,11 @@ The graph and what no stage touches are known from the uncompressed network's ow
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from evaluators.cost.latency import layer_shares
+from evaluators.cost.latency import channels
 from evaluators.cost.size import LayerSize, SizeModel
-from spaces import LayerPolicy, LayerProfile, ModelProfile, Policy
+from spaces import LayerPolicy, LayerProfile, ModelProfile
 
 __all__ = ["StoredSizeModel", "code_bits", "size_model", "stored_formats"]
 
@@ -53,26 +54,17 @@ class StoredSizeModel(SizeModel):
         asked: LayerPolicy,
         scheme: str = "symmetric",  # noqa: ARG002 -- as many bits either way
         granularity: str = "tensor",
+        inputs_kept: float = 1.0,
     ) -> LayerSize:
-        """One layer, whose inputs are all there."""
-        return _layer_size(self._rules, layer, asked, granularity, 1.0, 1.0)
+        """One layer under one LayerPolicy; see `SizeModel.layer`."""
+        kept, count = channels(layer, asked)
+        return _layer_size(self._rules, layer, asked, granularity, inputs_kept, kept / count)
 
-    def breakdown(self, policy: Policy) -> tuple[LayerSize, ...]:
-        """One entry a layer in forward order, then the file's own."""
-        shares = layer_shares(policy, self.profile)
-        layers = [
-            _layer_size(
-                self._rules,
-                layer,
-                policy.layer(layer.name),
-                policy.granularity,
-                *shares[layer.name],
-            )
-            for layer in self.profile.layers
-        ]
+    @cached_property
+    def rest(self) -> LayerSize:
+        """The graph, and what belongs to no layer that stages touch."""
         other_bytes = self.profile.other_bytes * self._rules.float_bits / 32
-        rest = LayerSize("", values_bytes=other_bytes, overhead_bytes=self._graph_bytes)
-        return (*layers, rest)
+        return LayerSize("", values_bytes=other_bytes, overhead_bytes=self._graph_bytes)
 
 
 def _layer_size(

@@ -1,23 +1,24 @@
 """Proposes what the arithmetic and the finished trials together expect to move the front most.
 
-Size and latency of any policy are predicted before training; only the metric is learned
-(`surrogate`). Candidates are the front's neighbours, crosses of its members and random policies;
-the one with the largest expected hypervolume improvement goes next.
+Size and latency of any policy are predicted before training (`forecast`); only the metric is
+learned (`surrogate`). Of some 280 vectors (`candidates`) the one with the largest expected
+hypervolume improvement (`improvement`) goes next, and only then becomes a policy.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evaluators.cost import modelled_latency
+from search.proposers import candidates
 from search.proposers.base import Proposal
 from search.proposers.filter import BudgetFilter
+from search.proposers.forecast import Forecast, Forecasts
 from search.proposers.improvement import at_nodes, expected_improvement
-from search.proposers.known import KnownPolicies
+from search.proposers.known import KnownPolicies, MeasuredTrials
 from search.proposers.surrogate import Features, LossScale, Surrogate
-from spaces import Judge, Policy, SearchSpace, Target, Trial
+from spaces import InvalidRequest, Judge, Policy, SearchSpace, Target, Trial
 from spaces.front import default_max_drop, nondominated
 
 __all__ = ["GreyboxParts", "GreyboxProposer"]
@@ -27,14 +28,9 @@ LEAST_TRIALS = 4
 #: The trials learned from: the nearest to the front among all, the cost of a proposal is bounded.
 MOST_TRIALS = 400
 PARENTS = 16
-MUTANTS, CROSSES, STRANGERS = 160, 60, 60
 #: One proposal of so many goes to what might be far better than believed.
 EXPLORE_EVERY = 8
 EXPLORE_DEVIATIONS = 2.0
-#: A space of at most so many vectors is gone through; in a larger one as many are drawn.
-MOST_REST = 20_000
-#: How often each kind of step is taken: most changes are small and few.
-_CHANGES = (1, 1, 1, 2, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,12 @@ class GreyboxProposer:
         self._filter = budget_filter
         self._parts = parts or GreyboxParts()
         self._features = Features(judge)
+        models = budget_filter.model, budget_filter.download_model
+        self._forecast = Forecast(space, target, models, self._features)
         self._scale = LossScale.of(judge)
         self._known = KnownPolicies()
-        self._ln_ms: dict[str, float] = {}
+        self._finished = MeasuredTrials(judge)
+        self._vectors: dict[str, tuple[int, ...] | None] = {}
         untouched_ms = modelled_latency(Policy(), judge.profile, target).median_ms
         #: What is measured on this machine is shown to proposers as the model, scaled so.
         self._latency_scale = judge.profile.baseline_latency_ms / untouched_ms
@@ -85,53 +84,114 @@ class GreyboxProposer:
         self._filter.update(history)
         known = self._known.of(history) | {policy.digest for policy in running}
         rng = np.random.default_rng([self._seed, len(history), len(running)])
-        measured = [trial for trial in history if trial.measurement is not None]
-        points = self._judge.points(measured)
-        parents = self._parents(measured, points)
-        candidates = self._candidates(parents, known, rng)
-        if len(candidates) < count:
-            candidates += self._rest(known | {p.digest for p in candidates}, count, rng)
-        if len(measured) < LEAST_TRIALS or not candidates:
-            return [Proposal(policy, "greybox (random)") for policy in candidates[:count]]
-        return self._best(measured, points, candidates, running, len(history), count)
+        measured, points = self._finished.of(history)
+        beliefs = None
+        if len(measured) >= LEAST_TRIALS:
+            turn = len(history) + len(running)
+            beliefs = self._beliefs(measured, points, running, turn)
+        proposals: list[Proposal] = []
+        for vectors, forecasts in self._batches(self._parents(measured, points), rng):
+            wanted = count - len(proposals)
+            if beliefs is None:
+                proposals += self._first(vectors, known, wanted)
+            else:
+                proposals += self._best(beliefs, vectors, forecasts, known, wanted)
+            if len(proposals) == count:
+                break
+        return proposals
 
-    def _best(
+    def _batches(
+        self, parents: np.ndarray, rng: np.random.Generator
+    ) -> Iterator[tuple[np.ndarray, Forecasts]]:
+        """What to choose from, the best bets first and what is over the budget last."""
+        beyond = []
+        for turn, vectors in enumerate(candidates.made_then_others(self._space, parents, rng)):
+            forecasts = self._forecast.of(vectors)
+            accepted = self._filter.accepted(
+                forecasts.size, forecasts.download, forecasts.latency_ms
+            )
+            if turn == 0:
+                accepted &= forecasts.works
+            else:
+                beyond.append((vectors[~accepted], forecasts.take(~accepted)))
+            yield vectors[accepted], forecasts.take(accepted)
+        yield from beyond
+
+    def _fresh(self, vector: np.ndarray, known: set[str]) -> Policy | None:
+        """The policy of a vector, from then on known; None for one that was known before."""
+        policy = self._space.decode([int(i) for i in vector])
+        if policy.digest in known:
+            return None
+        known.add(policy.digest)
+        return policy
+
+    def _first(self, vectors: np.ndarray, known: set[str], wanted: int) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        for vector in vectors:
+            if len(proposals) == wanted:
+                break
+            if (policy := self._fresh(vector, known)) is not None:
+                proposals.append(Proposal(policy, "greybox (random)"))
+        return proposals
+
+    def _beliefs(
         self,
         measured: Sequence[Trial],
         points: np.ndarray,
-        candidates: list[Policy],
         running: Sequence[Policy],
-        seen: int,
-        count: int,
-    ) -> list[Proposal]:
+        turn: int,
+    ) -> "_Beliefs":
         reference = self._reference(points)
         surrogate = self._surrogate(measured, points, reference)
         front = points
         if running:
             # What runs is believed to come out as predicted, so that nobody repeats it.
             mean, _ = surrogate.predict(self._features.of(running))
-            believed = np.column_stack([self._scale.loss(mean), self._costs(running)])
-            front = np.vstack([front, believed])
-        mean, deviation = surrogate.predict(self._features.of(candidates))
-        known = self._costs(candidates)
+            sizes = [self._filter.size.predict(policy).mid_bytes for policy in running]
+            profile = self._judge.profile
+            latencies = [modelled_latency(x, profile, self._target).median_ms for x in running]
+            costs = self._costs(np.array(sizes), np.array(latencies))
+            front = np.vstack([front, np.column_stack([self._scale.loss(mean), costs])])
+        return _Beliefs(surrogate, reference, front[nondominated(front)], turn)
+
+    def _best(
+        self,
+        beliefs: "_Beliefs",
+        vectors: np.ndarray,
+        forecasts: Forecasts,
+        known: set[str],
+        wanted: int,
+    ) -> list[Proposal]:
+        if len(vectors) == 0:
+            return []
+        mean, deviation = beliefs.surrogate.predict(forecasts.features)
+        ratios, _ = self._filter.size.factors_of(forecasts.size.kinds)
+        costs = self._costs(forecasts.size.closed_form_bytes * ratios, forecasts.latency_ms)
         hopeful = self._scale.loss((mean - EXPLORE_DEVIATIONS * deviation)[:, None])
         expected = self._scale.loss(at_nodes(mean, deviation))
-        free = np.ones(len(candidates), dtype=bool)
+        free = np.ones(len(vectors), dtype=bool)
         proposals: list[Proposal] = []
-        while len(proposals) < min(count, len(candidates)):
-            turn = seen + len(running) + len(proposals)
-            explores = self._parts.explores and turn % EXPLORE_EVERY == EXPLORE_EVERY - 1
+        while len(proposals) < wanted and free.any():
+            explores = self._parts.explores and beliefs.turn % EXPLORE_EVERY == EXPLORE_EVERY - 1
             losses = np.repeat(hopeful, expected.shape[1], axis=1) if explores else expected
-            gains = expected_improvement(front, losses, known, reference)
+            gains = expected_improvement(beliefs.front, losses, costs, beliefs.reference)
             # Nobody expects to gain: then whoever comes nearest in what is believed.
-            order = np.lexsort((mean, -gains))
-            best = int(next(i for i in order if free[i]))
-            free[best] = False
-            origin = "greybox (explores)" if explores else "greybox"
-            proposals.append(Proposal(candidates[best], origin))
-            believed = np.array([[self._scale.loss(mean[best : best + 1])[0], *known[best]]])
-            front = np.vstack([front, believed])
+            for best in np.lexsort((mean, -gains)):
+                if not free[best]:
+                    continue
+                free[best] = False
+                policy = self._fresh(vectors[best], known)
+                if policy is not None:
+                    origin = "greybox (explores)" if explores else "greybox"
+                    proposals.append(Proposal(policy, origin))
+                    beliefs.expect(self._scale.loss(mean[best : best + 1]), costs[best])
+                    break
         return proposals
+
+    def _costs(self, size_bytes: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+        """(n,) predicted bytes and (n,) modelled milliseconds -> (n, 2) their logarithms."""
+        costs: np.ndarray = np.log(np.column_stack([size_bytes, latency_ms * self._latency_scale]))
+        return costs
 
     def _reference(self, points: np.ndarray) -> np.ndarray:
         """The hypervolume's; while no trial lies within it, a little worse than the best that fits.
@@ -159,81 +219,44 @@ class GreyboxProposer:
         parts = self._parts
         return Surrogate(features, targets, linear=parts.linear, smooth=parts.smooth)
 
-    def _costs(self, policies: Sequence[Policy]) -> np.ndarray:
-        """(n, 2) predicted ln size and ln latency."""
-        rows = []
-        for policy in policies:
-            ln_ms = self._ln_ms.get(policy.digest)
-            if ln_ms is None:
-                latency = modelled_latency(policy, self._judge.profile, self._target)
-                ln_ms = math.log(latency.median_ms * self._latency_scale)
-                self._ln_ms[policy.digest] = ln_ms
-            rows.append((math.log(self._filter.size.predict(policy).mid_bytes), ln_ms))
-        return np.array(rows)
-
-    def _parents(self, measured: Sequence[Trial], points: np.ndarray) -> list[Policy]:
-        """Members of the front with the looser metric, spread over its sizes."""
-        if not measured:
-            return []
+    def _parents(self, measured: Sequence[Trial], points: np.ndarray) -> np.ndarray:
+        """(p, knobs): members of the front with the looser metric, spread over its sizes."""
         slack = default_max_drop(self._judge.metric, self._judge.profile.baseline_metric)
         reference = self._judge.reference + np.array([2 * slack, 0.5, 0.5])
         near = np.flatnonzero(nondominated(points) & (points < reference).all(axis=1))
         near = near[np.argsort(points[near, 1], kind="stable")]
         if len(near) > PARENTS:
             near = near[np.linspace(0, len(near) - 1, PARENTS).round().astype(int)]
-        policies = [measured[int(i)].policy for i in near]
-        return [policy for policy in policies if self._space.contains(policy)]
+        found = [self._vector(measured[int(i)].policy) for i in near]
+        inside = [vector for vector in found if vector is not None]
+        return np.array(inside, dtype=np.int64).reshape(-1, len(self._space))
 
-    def _candidates(
-        self, parents: Sequence[Policy], known: set[str], rng: np.random.Generator
-    ) -> list[Policy]:
-        found: dict[str, Policy] = {}
-        for policy in self._made(parents, rng):
-            fresh = policy.digest not in known and policy.digest not in found
-            if fresh and policy.order and self._filter.accept(policy):
-                found[policy.digest] = policy
-        return list(found.values())
+    def _vector(self, policy: Policy) -> tuple[int, ...] | None:
+        """Of a policy; None outside of the space. Remembered: the front changes seldom."""
+        if policy.digest not in self._vectors:
+            try:
+                self._vectors[policy.digest] = self._space.encode(policy)
+            except InvalidRequest:
+                self._vectors[policy.digest] = None
+        return self._vectors[policy.digest]
 
-    def _made(self, parents: Sequence[Policy], rng: np.random.Generator) -> Iterator[Policy]:
-        vectors = [np.array(self._space.encode(policy)) for policy in parents]
-        if vectors:
-            for _ in range(MUTANTS):
-                yield self._space.decode(self._mutated(vectors[rng.integers(len(vectors))], rng))
-            for _ in range(CROSSES):
-                a, b = (vectors[i] for i in rng.integers(len(vectors), size=2))
-                crossed = np.where(rng.random(len(a)) < 0.5, a, b)
-                yield self._space.decode([int(i) for i in crossed])
-        for _ in range(STRANGERS):
-            yield self._space.sample(rng)
 
-    def _mutated(self, vector: np.ndarray, rng: np.random.Generator) -> list[int]:
-        changed = [int(i) for i in vector]
-        movable = [at for at, knob in enumerate(self._space.knobs) if len(knob.choices) > 1]
-        if not movable:
-            return changed
-        for at in rng.choice(movable, size=min(len(movable), int(rng.choice(_CHANGES)))):
-            knob, last = self._space.knobs[at], len(self._space.knobs[at].choices) - 1
-            if knob.ordered:
-                step = int(rng.choice((-2, -1, -1, 1, 1, 2)))
-                changed[at] = min(max(changed[at] + step, 0), last)
-            else:
-                changed[at] = int(rng.integers(last + 1))
-        return changed
+@dataclass
+class _Beliefs:
+    """What one call of `propose` goes by.
 
-    def _rest(self, known: set[str], count: int, rng: np.random.Generator) -> list[Policy]:
-        """Where all that was made is known: what the space still has, over the budget last."""
-        within: dict[str, Policy] = {}
-        beyond: dict[str, Policy] = {}
-        sizes = self._space.sizes
-        total = math.prod(int(size) for size in sizes)
-        for at in range(min(total, MOST_REST)):
-            if total <= MOST_REST:
-                policy = self._space.decode([int(i) for i in np.unravel_index(at, sizes)])
-            else:
-                policy = self._space.sample(rng)
-            if policy.digest not in known:
-                found = within if self._filter.accept(policy) else beyond
-                found.setdefault(policy.digest, policy)
-            if len(within) >= count:
-                break
-        return [*within.values(), *beyond.values()][:count]
+    Attributes:
+        surrogate, reference: of the history.
+        front: (m, 3) non-dominated points so far; what was proposed is believed as predicted.
+        turn: number of the next proposal, which decides whether it explores.
+    """
+
+    surrogate: Surrogate
+    reference: np.ndarray
+    front: np.ndarray
+    turn: int
+
+    def expect(self, loss: np.ndarray, costs: np.ndarray) -> None:
+        """Go on as if a proposal had come out with this (1,) loss and these (2,) costs."""
+        self.front = np.vstack([self.front, np.concatenate([loss, costs])])
+        self.turn += 1

@@ -52,16 +52,23 @@ class Damage:
     def __init__(self, layer: LayerProfile) -> None:
         self._layer = layer
         self._curves = {knob: self._curve(knob) for knob in _UNSCANNED}
+        self._known: dict[tuple[str, float], float] = {}
 
     def __call__(self, asked: LayerPolicy) -> float:
         """Of one LayerPolicy; 0 when it leaves the layer alone. Entries of a codebook are free."""
         harm = 0.0
         if asked.sparsity > 0:
-            harm += self._at("sparsity", asked.sparsity)
+            harm += self._of("sparsity", asked.sparsity)
         if asked.clusters is not None:
-            harm += self._at("clusters", asked.clusters)
+            harm += self._of("clusters", asked.clusters)
         elif asked.bits < FULL_BITS:
-            harm += self._at("bits", asked.bits)
+            harm += self._of("bits", asked.bits)
+        return harm
+
+    def _of(self, knob: str, value: float) -> float:
+        harm = self._known.get((knob, value))
+        if harm is None:
+            harm = self._known[knob, value] = self._at(knob, value)
         return harm
 
     def _curve(self, knob: str) -> tuple[np.ndarray, np.ndarray]:

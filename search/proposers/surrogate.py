@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotrf, dtrtrs
 
 from search.proposers.sensitivity import Damage
-from spaces import Judge, Policy, Stage
+from spaces import Judge, LayerPolicy, Policy, Stage
 from spaces.front import default_max_drop
 
 __all__ = ["Features", "LossScale", "Surrogate"]
@@ -28,10 +29,14 @@ EVIDENCE_TRIALS = 120
 
 
 class Features:
-    """Policy -> (d,) numbers; computed once a policy."""
+    """Policy -> (d,) numbers; computed once a policy.
+
+    A policy's row is made from one triple a layer (`of_layer`) and what concerns all layers
+    (`of_whole`), so that those who propose can look both up and put rows together (`assemble`).
+    """
 
     def __init__(self, judge: Judge) -> None:
-        self._layers = [(layer.name, Damage(layer)) for layer in judge.profile.layers]
+        self._damages = {layer.name: Damage(layer) for layer in judge.profile.layers}
         self._known: dict[str, np.ndarray] = {}
 
     def of(self, policies: Sequence[Policy]) -> np.ndarray:
@@ -48,25 +53,36 @@ class Features:
         return np.array(rows)
 
     def _row(self, policy: Policy) -> np.ndarray:
-        harms, channels, coarse = [], 0.0, 0.0
-        for name, damage in self._layers:
-            asked = policy.layer(name)
-            harms.append(damage(asked))
-            channels += asked.sparsity if asked.pattern == "channel" else 0.0
-            coarse += 1.0 / asked.clusters if asked.clusters else 0.0
+        layers = [self.of_layer(name, policy.layer(name)) for name in self._damages]
+        row: np.ndarray = self.assemble(np.array([layers]), self.of_whole(policy)[None])[0]
+        return row
+
+    def of_layer(self, name: str, asked: LayerPolicy) -> tuple[float, float, float]:
+        """(harm, channels removed, coarseness of the codebook) of one layer."""
+        channels = asked.sparsity if asked.pattern == "channel" else 0.0
+        return self._damages[name](asked), channels, 1.0 / asked.clusters if asked.clusters else 0.0
+
+    @staticmethod
+    def assemble(layers: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+        """(n, layers, 3) and (n, w) -> (n, d)."""
+        # One layer after the other: numpy's own sum may group them by how many rows there are.
+        totals = np.zeros((len(layers), 3))
+        for layer in range(layers.shape[1]):
+            totals += layers[:, layer]
+        total, channels, coarse = totals.T
+        sums = np.column_stack([np.sqrt(total), total, channels, coarse])
+        return np.hstack([layers[:, :, 0], sums, wholes])
+
+    @staticmethod
+    def of_whole(policy: Policy) -> np.ndarray:
+        """(w,): stages, their order, distillation, activations."""
         at = {stage: place for place, stage in enumerate(policy.order)}
         present = [float(stage in at) for stage in Stage]
         before = [float(np.sign(at[b] - at[a])) if a in at and b in at else 0.0 for a, b in _PAIRS]
         distillation = policy.distillation
         soft = math.log(distillation.temperature) if distillation.kind != "none" else 0.0
-        total = sum(harms)
         return np.array(
             [
-                *harms,
-                math.sqrt(total),
-                total,
-                channels,
-                coarse,
                 *present,
                 *before,
                 distillation.weight,
@@ -139,8 +155,7 @@ class Surrogate:
             for a, b, length, noise in _GRID
         }
         few = slice(-EVIDENCE_TRIALS, None)
-        x, y_few = self._x[few], y[few]
-        self._parts = max(sorted(grid), key=lambda parts: _evidence(x, y_few, parts))
+        self._parts = _most_evident(self._x[few], y[few], sorted(grid))
         noise = self._parts[3]
         covariance = _kernel(self._x, self._x, self._parts) + noise * np.eye(len(y))
         self._factor = cho_factor(covariance, lower=True)
@@ -166,11 +181,20 @@ _Parts = tuple[float, float, float, float]
 
 def _kernel(a: np.ndarray, b: np.ndarray, parts: _Parts) -> np.ndarray:
     linear, smooth, length, _ = parts
-    dimensions = a.shape[1]
+    inner, squares = _products(a, b)
+    values: np.ndarray = linear * inner + smooth * _bumps(squares, length)
+    return values
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, m) inner products and squared distances, both over the number of dimensions."""
     inner = a @ b.T
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * inner
-    bumps = np.exp(-0.5 * np.maximum(squares, 0.0) / (length**2 * dimensions / 4))
-    values: np.ndarray = linear * inner / dimensions + smooth * bumps
+    return inner / a.shape[1], np.maximum(squares, 0.0) / a.shape[1]
+
+
+def _bumps(squares: np.ndarray, length: float) -> np.ndarray:
+    values: np.ndarray = np.exp(squares * (-2 / length**2))
     return values
 
 
@@ -179,8 +203,20 @@ def _variance(x: np.ndarray, parts: _Parts) -> np.ndarray:
     return values
 
 
-def _evidence(x: np.ndarray, y: np.ndarray, parts: _Parts) -> float:
-    """Log of p(y) up to a constant (Rasmussen and Williams 2006, equation 5.8)."""
-    lower = np.linalg.cholesky(_kernel(x, x, parts) + parts[3] * np.eye(len(y)))
-    half = solve_triangular(lower, y, lower=True)
-    return float(-0.5 * half @ half - np.log(np.diag(lower)).sum())
+def _most_evident(x: np.ndarray, y: np.ndarray, grid: Sequence[_Parts]) -> _Parts:
+    """The parts with the largest evidence for y (n,) at x (n, d)."""
+    inner, squares = _products(x, x)
+    bumps = {length: _bumps(squares, length) for length in {parts[2] for parts in grid}}
+
+    def evidence(parts: _Parts) -> float:
+        """Log of p(y) up to a constant (Rasmussen and Williams 2006, equation 5.8)."""
+        linear, smooth, length, noise = parts
+        covariance = linear * inner + smooth * bumps[length]
+        np.fill_diagonal(covariance, covariance.diagonal() + noise)
+        lower, failed = dpotrf(covariance, lower=1)
+        if failed:
+            return -math.inf
+        half, _ = dtrtrs(lower, y, lower=1)
+        return float(-0.5 * half @ half - np.log(lower.diagonal()).sum())
+
+    return max(grid, key=evidence)

@@ -1,13 +1,18 @@
-"""The memo answers as if it had read the whole history."""
+"""The memos answer as if they had read the whole history."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.proposers.known import KnownPolicies
+from evaluators.cost.targets import load_target
+from search.proposers.filter import BudgetFilter
+from search.proposers.known import KnownPolicies, MeasuredTrials
 from spaces import Trial
 from tests.simulator import simulate
 
-TRIALS = simulate(layers=3).random_trials(12)
+SIM = simulate(layers=3)
+TRIALS = SIM.random_trials(12)
+TRIALS[4] = SIM.trial(4, TRIALS[4].policy, failure="killed")
 
 
 def plain(history: list[Trial]) -> set[str]:
@@ -20,6 +25,29 @@ def test_any_sequence_of_histories(histories: list[list[Trial]]) -> None:
     known = KnownPolicies()
     for history in histories:
         assert known.of(history) == plain(history)
+
+
+@given(st.lists(st.lists(st.sampled_from(TRIALS), max_size=8), max_size=6))
+def test_measured_trials_of_any_sequence_of_histories(histories: list[list[Trial]]) -> None:
+    finished = MeasuredTrials(SIM.judge)
+    for history in histories:
+        measured, points = finished.of(history)
+        expected = [trial for trial in history if trial.measurement is not None]
+        assert measured == expected
+        np.testing.assert_array_equal(points, SIM.judge.points(expected))
+
+
+@given(st.lists(st.lists(st.sampled_from(TRIALS), max_size=8), max_size=6))
+def test_a_filter_after_any_sequence_of_histories(histories: list[list[Trial]]) -> None:
+    target = load_target("m1")
+    used = BudgetFilter(SIM.judge, target)
+    for history in histories:
+        used.update(history)
+        new = BudgetFilter(SIM.judge, target)
+        new.update(history)
+        for trial in TRIALS[:3]:
+            assert used.size.predict(trial.policy) == new.size.predict(trial.policy)
+            assert used.download.predict(trial.policy) == new.download.predict(trial.policy)
 
 
 def test_the_answer_is_the_callers_own() -> None:
