@@ -54,6 +54,10 @@ SCOUT_BELOW_SHARE = 0.008
 SCOUT_SHARES = (0.01, 0.025, 0.06)
 #: With a budget below that, the ladder ends at this share of the budget.
 BOTTOM_OF_BUDGET = 0.3
+#: How far single zeros go: to this many times the smallest they can make; there all is extreme.
+CLEAR_OF_SMALLEST = 1.25
+#: Where the ladder ends at the latest, as a multiple of the smallest file there is.
+BOTTOM_OF_SMALLEST = 2.0
 CODEBOOK_BITS = 8
 BIAS_BITS = 8
 DISTILLATION_WEIGHT = 0.5
@@ -118,16 +122,22 @@ def _nearest_order(wanted: str, choices: Sequence[str]) -> int:
     return max(range(len(choices)), key=likeness)
 
 
-def ladder(profile: ModelProfile, budget: Budget) -> tuple[float, ...]:
+def ladder(profile: ModelProfile, budget: Budget, smallest_bytes: float = 0.0) -> tuple[float, ...]:
     """Sizes in bytes to aim at, from the largest to the smallest, in equal ratios.
 
     Equal ratios, because the hypervolume counts ln size. Small networks end far below 1 % of their
     fp32 size, so the ladder goes there even when the budget is loose.
+
+    Args:
+        profile: of the network.
+        budget: its limits.
+        smallest_bytes: of the smallest file that the format and the space allow.
     """
     limits = [limit for limit in (budget.size_bytes, budget.download_bytes) if limit is not None]
     baseline = profile.baseline_size_bytes
     top = min([TOP_SHARE * baseline, *(MARGIN * limit for limit in limits)])
-    bottom = min(BOTTOM_SHARE * baseline, BOTTOM_OF_BUDGET * top)
+    bottom = max(BOTTOM_SHARE * baseline, BOTTOM_OF_SMALLEST * smallest_bytes)
+    bottom = min(bottom, BOTTOM_OF_BUDGET * top)
     return tuple(float(size) for size in np.geomspace(top, bottom, RUNGS))
 
 
@@ -169,9 +179,20 @@ class Allocation:
     together.
     """
 
-    def __init__(self, space: SearchSpace, model: SizeModel, stages: Iterable[Stage]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        model: SizeModel,
+        stages: Iterable[Stage],
+        pattern: str = "element",
+    ) -> None:
+        """Args: space, model: of the network; stages: that run.
+
+        pattern: of what is pruned, where a layer offers it.
+        """
         self._space = space
         self._model = model
+        self._pattern = pattern
         self._stages = frozenset(stages)
         starts, moves = {}, []
         for layer in model.profile.layers:
@@ -193,15 +214,28 @@ class Allocation:
     def at(self, size_bytes: float) -> dict[str, LayerPolicy]:
         """The least harmful layers predicted to fit; the smallest there are if none does."""
         layers = dict(self._starts)
-        total = self._model.predict_bytes(
-            Policy(tuple(Stage), tuple(layers.items()), granularity=self._granularity)
-        )
+        total = self.predict_bytes(layers)
         for move in self._moves:
             if total <= size_bytes:
                 break
             layers[move.layer] = move.asked
-            total -= move.saved_bytes
+            if self._pattern == "channel":
+                # Removed channels are removed from whoever reads them too.
+                total = self.predict_bytes(layers)
+            else:
+                total -= move.saved_bytes
         return layers
+
+    @cached_property
+    def smallest_bytes(self) -> float:
+        """Predicted bytes of the smallest there is."""
+        return self.predict_bytes(self.at(0.0))
+
+    def predict_bytes(self, layers: Mapping[str, LayerPolicy]) -> float:
+        """Predicted bytes of such layers, with one scale a tensor where that is allowed."""
+        return self._model.predict_bytes(
+            Policy(tuple(Stage), tuple(layers.items()), granularity=self._granularity)
+        )
 
     @cached_property
     def _granularity(self) -> str:
@@ -224,7 +258,7 @@ class Allocation:
             return offered if stage in self._stages else (neutral,)
 
         patterns = self._space.knob(f"{layer.name}:pattern").choices
-        pattern = "element" if "element" in patterns else patterns[0]
+        pattern = self._pattern if self._pattern in patterns else patterns[0]
         all_bits = choices("bits", Stage.QUANTIZE, FULL_BITS)
         codebook_bits = min(all_bits, key=lambda bits: abs(math.log2(bits / CODEBOOK_BITS)))
         bias_bits = FULL_BITS
@@ -290,15 +324,28 @@ def scout_sizes(profile: ModelProfile, budget: Budget) -> tuple[float, ...]:
 
 def _small_policies(space: SearchSpace, model: SizeModel, rungs: Sequence[float]) -> list[Policy]:
     """One policy a size, far apart first; some in another order of stages."""
-    allocations: dict[frozenset[Stage], Allocation] = {}
+    allocations: dict[tuple[frozenset[Stage], str], Allocation] = {}
     choices = space.knob("order").choices
+
+    def layers_at(stages: frozenset[Stage], size_bytes: float) -> Mapping[str, LayerPolicy]:
+        """By element; by channel where a format stores so much of a zero that it cannot get there.
+
+        Core ML pays a bit for every zero and ONNX Runtime a whole code: single zeros end at a tenth
+        of the network.
+        """
+        for pattern in ("element", "channel"):
+            key = stages, pattern
+            if key not in allocations:
+                allocations[key] = Allocation(space, model, stages, pattern)
+            if size_bytes >= CLEAR_OF_SMALLEST * allocations[key].smallest_bytes:
+                break
+        return allocations[key].at(size_bytes)
+
     found = []
     for turn, rung in enumerate(spread(len(rungs))):
         order = choices[_nearest_order(OTHER_ORDERS.get(rung, DEFAULT_ORDER), choices)]
         stages = frozenset(parse_order(order)) - {Stage.DISTILL}
-        if stages not in allocations:
-            allocations[stages] = Allocation(space, model, stages)
-        layers = allocations[stages].at(rungs[rung])
+        layers = layers_at(stages, rungs[rung])
         temperature = TEMPERATURES[turn % len(TEMPERATURES)]
         found.append(nearest_policy(space, _wanted(order, layers, temperature)))
     return found
@@ -332,7 +379,8 @@ def warm_policies(
     space: SearchSpace, judge: Judge, target: Target, model: SizeModel
 ) -> tuple[Policy, ...]:
     """Distinct policies of the space worth trying before anything was learned, best bet first."""
-    small = _small_policies(space, model, ladder(judge.profile, judge.budget))
+    smallest_bytes = Allocation(space, model, Stage, "channel").smallest_bytes
+    small = _small_policies(space, model, ladder(judge.profile, judge.budget, smallest_bytes))
     fast = _fast_policies(space, judge, target)
     at = 1 if judge.budget.latency_ms is not None else FAST_AFTER
     distinct = {p.digest: p for p in (*small[:at], *fast, *small[at:]) if p.order}
@@ -389,11 +437,14 @@ class WarmProposer:
                 Proposal(policy, "warm start")
                 for policy in warm_policies(space, judge, target, budget_filter.model)
             ]
-            scouts = scout_sizes(judge.profile, judge.budget)
-            opening += [
-                Proposal(policy, SCOUT)
-                for policy in _small_policies(space, budget_filter.model, scouts)
-            ]
+            sizes = scout_sizes(judge.profile, judge.budget)
+            scouts = {
+                policy.digest: Proposal(policy, SCOUT)
+                for policy in _small_policies(space, budget_filter.model, sizes)
+            }
+            # Also one that is a rung: as such the filter would refuse it.
+            opening = [scouts.get(proposal.policy.digest, proposal) for proposal in opening]
+            opening += scouts.values()
         distinct: dict[str, Proposal] = {}
         for proposal in opening:
             distinct.setdefault(proposal.policy.digest, proposal)

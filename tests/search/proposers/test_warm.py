@@ -417,3 +417,48 @@ class TestCriterion:
         rungs = self.rungs(frozenset({"magnitude"}))
         assert len(rungs) >= 5
         assert {policy.criterion for policy in rungs} == {"magnitude"}
+
+
+class TestFormatsThatStoreZeros:
+    """A Core ML package pays for every zero, so its small files have fewer channels."""
+
+    M1 = replace(load_target("m1"), artifact_format="mlpackage")
+
+    #: Halves and a graph.
+    PROFILE = replace(SIM.profile, baseline_size_bytes=SIM.profile.fp32_bytes // 2 + 5000)
+    SPACE = build_space(PROFILE, CAPABILITIES)
+
+    def opening(self, budget: Budget) -> tuple[SizeModel, list[Proposal]]:
+        judge = replace(SIM.judge, budget=budget, profile=self.PROFILE)
+        checked = BudgetFilter(judge, self.M1)
+        made = WarmProposer(
+            self.SPACE, judge, self.M1, CAPABILITIES, inner=RandomInner(SIM), budget_filter=checked
+        )
+        return checked.model, made.propose([], [], len(made.opening))
+
+    def test_the_ladder_goes_on_by_channel_where_single_zeros_end(self) -> None:
+        model, proposals = self.opening(Budget())
+        rungs = [p.policy for p in proposals if p.origin == "warm start"]
+        sizes = {
+            pattern: [
+                model.predict_bytes(policy)
+                for policy in rungs
+                if any(x.pattern == pattern and x.sparsity > 0 for _, x in policy.layers)
+            ]
+            for pattern in ("element", "channel")
+        }
+        smallest = {
+            pattern: Allocation(self.SPACE, model, Stage, pattern).smallest_bytes
+            for pattern in ("element", "channel")
+        }
+        assert smallest["channel"] < smallest["element"] / 2
+        assert min(sizes["element"]) > smallest["element"]
+        assert min(sizes["channel"]) < smallest["element"]
+        assert min(sizes["channel"]) >= smallest["channel"]
+        assert len(rungs) >= RUNGS - 2
+
+    def test_scouts_run_though_rungs_are_the_same_policies(self) -> None:
+        model, proposals = self.opening(Budget(size_bytes=100))
+        scouts = [p.policy for p in proposals if p.origin == "beyond the budget"]
+        assert len(scouts) >= 2
+        assert min(model.predict_bytes(policy) for policy in scouts) > 100
