@@ -49,15 +49,15 @@ class Part:
 
 PARTS = {
     "lenet300": Part(
-        "lenet300-mnist", 5.5, 1.57, 266_610, 60, 12, 60, 6,
+        "lenet300-mnist", 5.5, 1.57, 266_610, 64, 40, 120, 8,
         "Deep Compression 27 KB at 1.58 % (CSR, Huffman); by hand: 5,008 B at 1.55 %",
     ),
     "lenet5": Part(
-        "lenet5-mnist", 9.5, 0.74, 431_080, 24, 1, 8, 4,
+        "lenet5-mnist", 9.5, 0.74, 431_080, 36, 2, 12, 5,
         "Deep Compression 44 KB at 0.74 % (fixed-bit CSR + Huffman); by hand: 8,899 B at 0.66 %",
     ),
     "cnn": Part(
-        "cnn-mnist", 1.9, 2.1, 20_410, 40, 2, 12, 6,
+        "cnn-mnist", 1.9, 2.1, 20_410, 48, 3, 16, 8,
         "TFMOT PCQAT 8,076 B at 2.04 % (gzip of .tflite); by hand: 1,704 B at 1.86 %",
     ),
 }  # fmt: skip

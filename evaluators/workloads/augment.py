@@ -24,13 +24,14 @@ ELASTIC_PX = 1.2
 BATCH = 5000
 
 
-def augmented_copies(images: Tensor, copies: int, seed: int) -> Tensor:
+def augmented_copies(images: Tensor, copies: int, seed: int, strength: float = 1.0) -> Tensor:
     """The pictures as they are, then distorted ones: copy k of picture i is row k * n + i.
 
     Args:
         images: (n, height, width) uint8.
         copies: how many sets in all, the first undistorted.
         seed: of the distortions.
+        strength: what the bounds of all distortions are multiplied by.
 
     Returns:
         (copies * n, height, width) uint8.
@@ -38,24 +39,26 @@ def augmented_copies(images: Tensor, copies: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     sets = [images]
     for _ in range(copies - 1):
-        sets += [_distorted(batch, generator) for batch in images.split(BATCH)]
+        sets += [_distorted(batch, generator, strength) for batch in images.split(BATCH)]
     return torch.cat(sets)
 
 
-def _distorted(batch: Tensor, generator: torch.Generator) -> Tensor:
+def _distorted(batch: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """(n, height, width) uint8 -> the same shape, each picture distorted on its own."""
     count, height, width = batch.shape
-    grid = F.affine_grid(_affine(count, width, generator), [count, 1, height, width], False)
-    grid += _elastic(count, height, width, generator)
+    grid = F.affine_grid(
+        _affine(count, width, generator, strength), [count, 1, height, width], False
+    )
+    grid += strength * _elastic(count, height, width, generator)
     pictures = F.grid_sample(batch.unsqueeze(1).float(), grid, align_corners=False)
     return pictures.squeeze(1).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _affine(count: int, width: int, generator: torch.Generator) -> Tensor:
+def _affine(count: int, width: int, generator: torch.Generator, strength: float) -> Tensor:
     """(n, 2, 3) matrices: rotation, then scale and shear, then a shift."""
 
     def uniform(bound: float) -> Tensor:
-        return (torch.rand(count, generator=generator) * 2 - 1) * bound
+        return (torch.rand(count, generator=generator) * 2 - 1) * bound * strength
 
     angle, shear = uniform(ROTATION), uniform(SHEAR)
     scale_x, scale_y = 1 + uniform(SCALE), 1 + uniform(SCALE)

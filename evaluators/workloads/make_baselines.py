@@ -36,7 +36,7 @@ def train(name: str, seed: int = 0) -> tuple[torch.nn.Module, float, float]:
     torch.set_num_threads(1)
     model = teacher() if name == TEACHER else NETWORKS[name]()
     plain, validation, test = splits()
-    seen = distorted_train() if name == TEACHER else plain
+    seen = distorted_train(strength=1.0) if name == TEACHER else plain
     steps = EPOCHS[name] * len(plain) // BATCH
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[name], fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -23,6 +23,17 @@ def test_a_seed_gives_the_same_copies() -> None:
     assert not torch.equal(augmented_copies(picture(), 2, 1), augmented_copies(picture(), 2, 2))
 
 
+def test_strength_scales_the_distortion() -> None:
+    original = picture()
+
+    def moved(strength: float) -> float:
+        copy = augmented_copies(original, 2, 0, strength)[len(original) :]
+        return float((copy.float() - original.float()).abs().mean())
+
+    assert 0 < moved(0.25) < moved(0.5) < moved(1.0)
+    assert moved(0.0) < 0.5  # interpolation on the grid itself rounds a little
+
+
 def test_a_distorted_picture_stays_about_where_and_what_it_was() -> None:
     original = picture()[:1].repeat(50, 1, 1)
     distorted = augmented_copies(original, 2, seed=0)[50:].float() / 255
