@@ -8,6 +8,7 @@ from dashboards import columns, tables
 from dashboards.markup import details, escape, html_table, page
 from dashboards.sections import SECTIONS, ReportInput, Study, prepare
 from dashboards.text import (
+    corrected_text,
     format_bytes,
     format_drop,
     format_ms,
@@ -128,11 +129,12 @@ def _tiles(study: Study, pick: Trial, measurement: Measurement) -> str:
     baseline_size = format_bytes(profile.baseline_size_bytes)
     baseline_latency = f"{format_ms(profile.baseline_latency_ms)} {profile.latency_source}"
     error = format_spread(metric, measurement.metric_se)
+    fair = corrected_text(metric, measurement.metric, given.optimism.get(pick.identity.key))
     tiles: list[tuple[str, str, str]] = [
         (
             f"validation {metric.name}",
             metric.format(measurement.metric),
-            f"{error}; baseline {metric.format(profile.baseline_metric)}",
+            f"{error}; baseline {metric.format(profile.baseline_metric)}{fair}",
         ),
         (
             "file size",

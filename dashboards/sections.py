@@ -57,6 +57,7 @@ class ReportInput:
         trials: of the search's fidelity, in record order.
         finalists: of the full fidelity.
         test_scores: identity key -> {"metric", "metric_se"}, where they were computed.
+        optimism: identity key of a pick -> what having been chosen flatters its metric by.
         notes: sentences a reader must know, e.g. which format stands in for which.
         commands: (title, command line), to reproduce and to export.
     """
@@ -67,6 +68,7 @@ class ReportInput:
     trials: Sequence[Trial]
     finalists: Sequence[Trial] = ()
     test_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    optimism: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
 

@@ -11,6 +11,7 @@ import math
 from spaces import BYTES_PER_KB, Metric
 
 __all__ = [
+    "corrected_text",
     "format_bytes",
     "format_drop",
     "format_duration",
@@ -91,6 +92,11 @@ def format_drop(metric: Metric, drop: float) -> str:
         points = f"{abs(100 * drop):.2f}"
         return "no change" if points == "0.00" else f"{points} points {word}"
     return f"{abs(drop):.3g} {metric.unit} {word}" if drop else "no change"
+
+
+def corrected_text(metric: Metric, value: float, optimism: float | None) -> str:
+    """What having been chosen on the same samples leaves of a metric; "" where it is not known."""
+    return "" if optimism is None else f"; {metric.format(value - optimism)} corrected for choice"
 
 
 def format_order_words(order: str) -> str:

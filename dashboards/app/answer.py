@@ -13,6 +13,7 @@ from dashboards.app.blocks import tiles
 from dashboards.app.library import Snapshot
 from dashboards.app.view import Limits, View, study_path
 from dashboards.text import (
+    corrected_text,
     format_bytes,
     format_drop,
     format_ms,
@@ -106,11 +107,13 @@ def draw_answer(snapshot: Snapshot, view: View, answer: Answer) -> Component:
     latency = measurement.latency
     ratio = snapshot.profile.fp32_bytes / measurement.size_bytes
     score = snapshot.test_scores.get(answer.trial.identity.key)
+    flattered = snapshot.optimism.get(answer.trial.identity.key)
+    fair = corrected_text(metric, measurement.metric, flattered)
     values = [
         (
             f"validation {metric.name}",
             metric.format(measurement.metric),
-            f"{format_spread(metric, measurement.metric_se)}; {format_drop(metric, drop)}",
+            f"{format_spread(metric, measurement.metric_se)}; {format_drop(metric, drop)}{fair}",
         ),
         (
             "file size",

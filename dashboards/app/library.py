@@ -62,6 +62,7 @@ class Snapshot:
     trials: tuple[Trial, ...]
     finalists: tuple[Trial, ...]
     test_scores: Mapping[str, Mapping[str, Any]]
+    optimism: Mapping[str, float]
     driver: DriverState
 
     def prepare(self) -> None:
@@ -213,7 +214,8 @@ def _in_words(location: StudyLocation, error: Exception) -> SearchError:
 def _look(reader: RecordReader, before: Snapshot | None, head: bytes) -> Snapshot:
     trials, finalists = reader.trials(), reader.finalists()
     scores, driver, spec = reader.test_scores(), reader.driver_state(), reader.spec
-    counts = (len(trials), len(finalists), len(scores), spec.trials)
+    optimism = reader.optimism()
+    counts = (len(trials), len(finalists), len(scores), len(optimism), spec.trials)
     version = f"{zlib.crc32(head):x}." + ".".join(map(str, counts))
     if before is not None and before.version == version and before.driver == driver:
         return before
@@ -227,6 +229,7 @@ def _look(reader: RecordReader, before: Snapshot | None, head: bytes) -> Snapsho
         trials=tuple(trials),
         finalists=tuple(finalists),
         test_scores=scores,
+        optimism=optimism,
         driver=driver,
     )
     if before is not None and before.version == version:

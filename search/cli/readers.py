@@ -166,6 +166,7 @@ def write_study_report(record: RecordReader, path: Path) -> Path:
         trials=tuple(record.trials()),
         finalists=tuple(record.finalists()),
         test_scores=record.test_scores(),
+        optimism=record.optimism(),
         notes=spec.notes,
         commands=commands,
     )

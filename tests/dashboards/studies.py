@@ -65,6 +65,7 @@ def study(count: int = 100, *, budget: Budget = ROOMY, finalists: int = 3) -> Re
         trials=trials,
         finalists=again,
         test_scores=scores,
+        optimism={t.identity.key: 0.0007 for t in again},
         notes=("`packed` stands in for m1's own format.",),
         commands=(("Run it again", "search run simulated --budget-kb 250 --seed 0"),),
     )
@@ -90,6 +91,7 @@ def hostile_study(count: int = 40) -> ReportInput:
         trials=[Trial.from_dict(poison(trial.to_dict())) for trial in given.trials],
         finalists=[Trial.from_dict(poison(trial.to_dict())) for trial in given.finalists],
         test_scores=given.test_scores,
+        optimism=given.optimism,
         notes=(EVIL,),
         commands=((EVIL, EVIL),),
     )

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from dashboards.markup import script_json, theme_changes
 from dashboards.report import ReportInput, render_report, write_report
+from spaces import Front
 from tests.dashboards.studies import EVIL, IMPOSSIBLE, hostile_study, study
 
 
@@ -118,6 +120,17 @@ def test_hostile_texts_stay_texts() -> None:
         "ledger",
         "audit",
     ]
+
+
+def test_the_picks_accuracy_is_also_shown_corrected_for_having_been_chosen() -> None:
+    given = study(60)
+    pick = Front.of(given.finalists, given.judge, given.spec.full_fidelity).pick
+    assert pick is not None
+    assert pick.measurement is not None
+    fair = given.spec.metric.format(pick.measurement.metric - 0.0007)
+    assert f"{fair} corrected for choice" in " ".join(Page(render_report(given)).words)
+    without = replace(given, optimism={})
+    assert "corrected for choice" not in render_report(without)
 
 
 def test_an_unmet_budget_gives_the_certificate() -> None:
