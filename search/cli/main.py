@@ -30,6 +30,7 @@ examples:
   search resume                                   go on with the latest study
   search front --json                             its front, for scripts
   search dashboard                                all studies in a browser, live
+  search submit run --storage /shared/runs        on a Ray cluster, as a job
 """
 
 
@@ -93,7 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_run, _add_resume, _add_readers, _add_dashboard, _add_files, _add_lists):
+    adders = (
+        _add_run, _add_resume, _add_readers, _add_dashboard, _add_files, _add_lists, _add_jobs,
+    )  # fmt: skip
+    for add in adders:
         add(commands)
     return parser
 
@@ -249,6 +253,33 @@ def _add_lists(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         _json_argument(lister)
 
 
+def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    submit = _command(commands, "submit", "run a study as a job on a Ray cluster")
+    submit.add_argument(
+        "--working-dir", metavar="FOLDER",
+        help="uploaded to the cluster, where the job starts in it (at most 500 MB)",
+    )  # fmt: skip
+    submit.add_argument(
+        "--detach", action="store_true", help="do not wait for it, nor show what it prints"
+    )
+    status = _command(commands, "status", "list the jobs of a Ray cluster, or look at one")
+    status.add_argument("--follow", action="store_true", help="show what it prints until it ends")
+    stop = _command(commands, "stop", "end a job; what finished stays in its record")
+    for command in (submit, status, stop):
+        command.add_argument(
+            "--address", metavar="URL",
+            help="of the cluster's dashboard (default $RAY_API_SERVER_ADDRESS, else "
+            "http://127.0.0.1:8265)",
+        )  # fmt: skip
+    for command in (status, stop):
+        command.add_argument("name", nargs="?", help="a study or a job (default: the latest)")
+    submit.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="run ... | resume STUDY ...",
+        help="a command line of `search`; --engine ray is added",
+    )  # fmt: skip
+    _json_argument(status)
+
+
 def _workload_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workload", nargs="?", default="lenet300-mnist",
@@ -325,6 +356,9 @@ _COMMANDS = {
     "dashboard": ("search.cli.dashboard", "dashboard_command"),
     "export": ("search.cli.files", "export_command"),
     "verify": ("search.cli.files", "verify_command"),
+    "submit": ("search.cli.jobs", "submit_command"),
+    "status": ("search.cli.jobs", "status_command"),
+    "stop": ("search.cli.jobs", "stop_command"),
     "space": ("search.cli.lists", "space_command"),
     "targets": ("search.cli.lists", "targets_command"),
     "workloads": ("search.cli.lists", "workloads_command"),
