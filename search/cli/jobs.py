@@ -15,7 +15,7 @@ from rich.table import Table
 from evaluators.cost.targets import load_target
 from search.cli.main import EXIT_INTERRUPTED, build_parser
 from search.cli.screen import make_console
-from search.jobs import Job, JobServer
+from search.engines.ray.jobs import Job, JobServer
 from search.location import StudyLocation
 from search.naming import storage_flag
 from spaces import InvalidRequest, StudyBroken

@@ -5,13 +5,26 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from spaces import InvalidRequest
 
+
+def _show_token() -> None:
+    """Let Ray send its token where there is one: new clusters then ask for it, clients do not know.
+
+    `ray.init` on this machine makes one, and `ray start` uses it from then on (Ray 2.60).
+    """
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 try:
     # Before the import and before any node starts: Ray reports usage hourly otherwise.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    _show_token()
     import ray
 except ImportError as error:
     raise InvalidRequest(

@@ -58,6 +58,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Whether there is a token depends on which tests ran before.
+        "RAY_AUTH_MODE": "disabled",
     }
     log = tmp_path_factory.mktemp("head") / "log"
     with log.open("w") as out:

@@ -16,22 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.engines.ray import cluster  # noqa: F401 -- settles how Ray is imported
 from spaces import InvalidRequest, StudyBroken
 
-
-def _show_token() -> None:
-    """Let Ray send its token where there is one: new clusters then ask for it, clients do not know.
-
-    `ray.init` on this machine makes one, and `ray start` uses it from then on (Ray 2.60).
-    """
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
 try:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    _show_token()
     import aiohttp
     from ray.job_submission import JobDetails, JobSubmissionClient
 except ImportError as error:
