@@ -49,7 +49,7 @@ class Part:
 
 PARTS = {
     "lenet300": Part(
-        "lenet300-mnist", 5.5, 1.57, 266_610, 64, 40, 120, 8,
+        "lenet300-mnist", 5.5, 1.57, 266_610, 80, 40, 120, 8,
         "Deep Compression 27 KB at 1.58 % (CSR, Huffman); by hand: 5,008 B at 1.55 %",
     ),
     "lenet5": Part(

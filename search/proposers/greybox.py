@@ -28,6 +28,8 @@ LEAST_TRIALS = 4
 #: The trials learned from: the nearest to the front among all, the cost of a proposal is bounded.
 MOST_TRIALS = 400
 PARENTS = 16
+#: What still counts while nothing reaches the metric limit: so many points under the best.
+NEAR = 0.25
 #: One proposal of so many goes to what might be far better than believed.
 EXPLORE_EVERY = 8
 EXPLORE_DEVIATIONS = 2.0
@@ -196,11 +198,12 @@ class GreyboxProposer:
     def _reference(self, points: np.ndarray) -> np.ndarray:
         """The hypervolume's; while no trial lies within it, a little worse than the best that fits.
 
-        Only a little: with much room small files that guess would cover more than good ones.
+        Only a little: with much room small files far from the limit cover more than any that comes
+        nearer to it. (With a whole point a search for 98.43 % in 5.5 KB stayed at 97.3 % in 3 KB.)
         """
         missing, reference = self._judge.missing_loss(points), self._judge.reference
         if missing is not None:
-            reference = reference + np.array([missing + self._scale.unit, 0.0, 0.0])
+            reference = reference + np.array([missing + NEAR * self._scale.unit, 0.0, 0.0])
         return reference
 
     def _surrogate(
