@@ -5,9 +5,10 @@ from typing import Any
 
 from search.engines import Engine
 
-__all__ = ["HAS_RAY", "ray_engine", "session_cluster"]
+__all__ = ["HAS_RAY", "HAS_TUNE", "ray_engine", "session_address", "session_cluster"]
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
+HAS_TUNE = HAS_RAY and importlib.util.find_spec("pyarrow") is not None
 _started: list[Any] = []
 
 
@@ -24,6 +25,14 @@ def session_cluster() -> None:
         assert cluster.RAY_CLIENT
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         _started.append(ray.init(address="local", num_cpus=4, num_gpus=2, **quiet))
+
+
+def session_address() -> str:
+    """HOST:PORT, for commands in processes of their own."""
+    session_cluster()
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def ray_engine(workers: int, **options: Any) -> Engine:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("evaluators.backends", "evaluators.workloads"),
     "tensorflow": (),
-    "ray": ("search.engines.ray",),
+    "ray": ("search.engines.ray", "search.tune"),
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),

@@ -49,8 +49,8 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_example_is_the_file_in_docs() -> None:
-    example = (ROOT / "docs" / "examples" / "my_net.py").read_text(encoding="utf-8")
-    assert blocks("python") == [example]
+    examples = (ROOT / "docs" / "examples" / name for name in ("my_net.py", "my_tuner.py"))
+    assert blocks("python") == [path.read_text(encoding="utf-8") for path in examples]
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

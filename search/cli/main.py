@@ -19,7 +19,7 @@ EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
 DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
-ENGINES = ("local", "in-process", "ray")
+ENGINES = ("local", "in-process", "ray", "tune")
 FORMATS = ("packed", "onnx", "mlpackage")
 
 _EXAMPLES = """\
@@ -311,10 +311,10 @@ def _engine_arguments(
 ) -> None:
     parser.add_argument(
         "--workers", type=positive_int, metavar="N",
-        help="(default: the cores; with ray as many as the cluster holds)",
+        help="(default: the cores; with ray and tune as many as the cluster holds)",
     )  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, default="local", help="(default local)")
-    ray = command.add_argument_group("with --engine ray")
+    ray = command.add_argument_group("with --engine ray and --engine tune")
     ray.add_argument(
         "--ray-address", metavar="ADDRESS",
         help="auto (default: the cluster this machine is in), HOST:PORT, ray://HOST:PORT, or local",
@@ -332,6 +332,15 @@ def _engine_arguments(
     ray.add_argument(
         "--ray-wait", type=positive_float, metavar="SECONDS",
         help="give up when no node could run a trial for so long (default 120)",
+    )  # fmt: skip
+    ray.add_argument(
+        "--tune-callback", action="append", metavar="FILE.py:FUNCTION",
+        help="tune only: a function that returns a ray.tune.Callback, e.g. a logger; "
+        "may be repeated",
+    )  # fmt: skip
+    ray.add_argument(
+        "--tune-dir", metavar="FOLDER",
+        help="tune only: where Tune writes its logs (default: tune, beside the record)",
     )  # fmt: skip
 
 

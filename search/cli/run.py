@@ -42,6 +42,7 @@ from search.session import (
     Answer,
     Prepared,
     Request,
+    SearchRunner,
     answer_of,
     check_network,
     check_target,
@@ -52,6 +53,7 @@ from search.session import (
     study_target,
     worker_context,
 )
+from search.study import run_search
 from spaces import InvalidRequest, StudyBroken
 
 __all__ = ["engine_of", "open_engine", "read_restrictions", "resume_command", "run_command"]
@@ -59,6 +61,14 @@ __all__ = ["engine_of", "open_engine", "read_restrictions", "resume_command", "r
 MOST_DEFAULT_WORKERS = 8
 DRY_RUN_POLICIES = 12
 DEFAULT_RAY_WAIT_S = 120.0
+_RAY_FLAGS = (
+    "ray_address",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "resource_per_trial",
+    "ray_wait",
+)
+_TUNE_FLAGS = ("tune_callback", "tune_dir")
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -86,6 +96,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     # A typing error should not wait for a worker.
     choose_format(request.artifact_format, load_target(request.target))
     with _interrupts(), engine_of(arguments) as engine:
+        runner = _search_runner(arguments)
         with console.status("a worker scores the baseline and scans its layers"):
             prepared = prepare(request, engine, location)
         print_prepared(console, prepared)
@@ -93,7 +104,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _dry_run(prepared, as_json=arguments.json)
         record = Record.create(location, prepared.spec, prepared.profiled.profile, prepared.space)
-        return _drive(record, engine, console, arguments)
+        return _drive(record, engine, console, arguments, runner)
 
 
 def resume_command(arguments: argparse.Namespace) -> int:
@@ -101,6 +112,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
     console = make_console(stderr=True)
     location = _known_location(arguments)
     with _interrupts(), engine_of(arguments) as engine:
+        runner = _search_runner(arguments)
         record = Record.open(location)
         if arguments.trials is not None:
             with _closed_on_error(record):
@@ -119,7 +131,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
             engine.configure(tasks.setup, worker_context(spec, location, record.profile))
             with console.status("a worker compares the network with the recorded one"):
                 check_network(record, engine)
-            return _drive(record, engine, console, arguments)
+            return _drive(record, engine, console, arguments, runner)
 
 
 def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record:
@@ -138,6 +150,7 @@ def _drive(
     engine: Engine,
     console: Console,
     arguments: argparse.Namespace,
+    runner: SearchRunner,
 ) -> int:
     spec, location = record.spec, record.location
     for notice in record.notices:
@@ -148,7 +161,7 @@ def _drive(
     with _closed_on_error(record):
         try:
             with Screen(console, record.judge, spec) as screen:
-                answer = drive(record, engine, screen, target, arguments.timeout)
+                answer = drive(record, engine, screen, target, arguments.timeout, runner)
         except KeyboardInterrupt:
             engine.kill()
             return _interrupted(record, console)
@@ -329,22 +342,46 @@ def engine_of(arguments: argparse.Namespace) -> Iterator[Engine]:
     Raises:
         InvalidRequest: a flag of another engine, or a cluster that cannot be joined.
     """
-    if arguments.engine == "ray":
+    refused = {} if arguments.engine in ("ray", "tune") else dict.fromkeys(_RAY_FLAGS, "ray")
+    if arguments.engine != "tune":
+        refused |= dict.fromkeys(_TUNE_FLAGS, "tune")
+    for name, engine_name in refused.items():
+        if getattr(arguments, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise InvalidRequest(
+                f"{flag} is for --engine {engine_name}, but got --engine {arguments.engine}"
+            )
+    if arguments.engine in ("ray", "tune"):
         with _ended(_ray_engine(arguments)) as engine:
             yield engine
         return
-    flags = ("ray_address", "cpus_per_trial", "gpus_per_trial", "resource_per_trial", "ray_wait")
-    for name in flags:
-        if getattr(arguments, name) is not None:
-            flag = "--" + name.replace("_", "-")
-            raise InvalidRequest(f"{flag} is for --engine ray, but got --engine {arguments.engine}")
     with open_engine(arguments.engine, arguments.workers) as engine:
         yield engine
+
+
+def _search_runner(arguments: argparse.Namespace) -> SearchRunner:
+    """What runs the search phase: our own loop, or Ray Tune.
+
+    Raises:
+        InvalidRequest: Tune's extra is missing, or a callback cannot be had.
+    """
+    if arguments.engine != "tune":
+        return run_search
+    from search.tune.study import TuneSearch, load_callback  # noqa: PLC0415 -- an optional extra
+
+    callbacks = [load_callback(name) for name in arguments.tune_callback or ()]
+    return TuneSearch(callbacks, Path(arguments.tune_dir) if arguments.tune_dir else None)
 
 
 def _ray_engine(arguments: argparse.Namespace) -> Engine:
     from search.engines.ray import Needs, RayEngine  # noqa: PLC0415 -- an optional extra
 
+    address = arguments.ray_address or "auto"
+    if arguments.engine == "tune" and address.startswith("ray://"):
+        raise InvalidRequest(
+            "--ray-address must be auto, local or HOST:PORT with --engine tune, which has to run "
+            f"in this process to write the record, but got {address!r}"
+        )
     needs = Needs(
         cpus=arguments.cpus_per_trial or 1.0,
         gpus=arguments.gpus_per_trial or 0.0,
@@ -356,7 +393,7 @@ def _ray_engine(arguments: argparse.Namespace) -> Engine:
         )
     return RayEngine(
         arguments.workers,
-        address=arguments.ray_address or "auto",
+        address=address,
         needs=needs,
         patience_s=arguments.ray_wait or DEFAULT_RAY_WAIT_S,
     )

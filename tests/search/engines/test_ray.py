@@ -13,7 +13,7 @@ import pytest
 from bench.kills import write_workload
 from search.engines import Engine
 from spaces import InvalidRequest
-from tests.clusters import HAS_RAY, ray_engine, session_cluster
+from tests.clusters import HAS_RAY, ray_engine, session_address
 from tests.contracts.test_engines import divide, gone, nap
 
 if not HAS_RAY:
@@ -105,13 +105,6 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def address() -> str:
-    session_cluster()
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -132,7 +125,7 @@ def test_refusals(flags: list[str], said: str, tmp_path: Path) -> None:
 
 def test_no_such_resource_in_the_command(tmp_path: Path) -> None:
     write_workload(tmp_path)
-    flags = ["--resource-per-trial=bigmem=1", "--ray-wait=2", f"--ray-address={address()}"]
+    flags = ["--resource-per-trial=bigmem=1", "--ray-wait=2", f"--ray-address={session_address()}"]
     done = run(tmp_path, "--engine=ray", *flags)
     assert done.returncode == 2, done.stderr
     assert "no worker after 2 s (--ray-wait): a trial needs 1 bigmem, but none" in done.stderr
@@ -147,7 +140,7 @@ def test_same_files_as_the_local_engine(tmp_path: Path) -> None:
     files = {}
     for name, flags in {
         "local": ["--engine=local"],
-        "ray": ["--engine=ray", f"--ray-address={address()}"],
+        "ray": ["--engine=ray", f"--ray-address={session_address()}"],
     }.items():
         done = run(tmp_path, *asked, *flags, f"--study={name}")
         assert done.returncode == 0, done.stderr
@@ -176,7 +169,7 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
     )
     root = str(Path(__file__).parents[3])
     driver = subprocess.Popen(
-        [sys.executable, str(script), address()],
+        [sys.executable, str(script), session_address()],
         env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
         text=True,
@@ -244,7 +237,7 @@ def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
         "from search.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     write_workload(tmp_path)
-    flags = ["--engine=ray", f"--ray-address={address()}"]
+    flags = ["--engine=ray", f"--ray-address={session_address()}"]
     done = subprocess.run(
         [sys.executable, "-c", code, "run", "net.py:workload", *flags],
         cwd=tmp_path,
