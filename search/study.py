@@ -379,16 +379,17 @@ def _pump(
             return
         done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
         # Several may have finished: the order of submission, not of a set, goes into the record.
-        for future in [f for f in futures if f in done]:
-            job = futures.pop(future)
-            key = job.identity.key
-            attempts[key] = attempts.get(key, 0) + 1
-            outcome = _outcome(future, attempts[key])
-            if outcome is None:
-                observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
-                futures[_submit(engine, job)] = job
-                continue
-            finished(trial_of(job, outcome))
+        with record.together():
+            for future in [f for f in futures if f in done]:
+                job = futures.pop(future)
+                key = job.identity.key
+                attempts[key] = attempts.get(key, 0) + 1
+                outcome = _outcome(future, attempts[key])
+                if outcome is None:
+                    observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
+                    futures[_submit(engine, job)] = job
+                    continue
+                finished(trial_of(job, outcome))
         progress = tracker.now()
         observer.waiting(progress, list(futures.values()))
         record.write_driver(_driver_payload(engine.workers, progress, list(futures.values())))

@@ -1,5 +1,6 @@
 """One Ray cluster for a whole test session: a start takes seconds, an engine then milliseconds."""
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -18,11 +19,9 @@ def session_cluster() -> None:
     It pretends to have 4 CPUs and 2 GPUs: no test may need more cores than the machine has.
     """
     if not _started:
+        importlib.import_module("search.engines.ray")  # first: it decides how Ray is imported
         import ray
 
-        from search.engines.ray import cluster  # first: it turns usage reports off
-
-        assert cluster.RAY_CLIENT
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         _started.append(ray.init(address="local", num_cpus=4, num_gpus=2, **quiet))
 

@@ -65,7 +65,7 @@ class Evaluation:
     def report(self, outcome: Measurement | Failure) -> dict[str, Any]:
         """An outcome as a result."""
         kind = "measurement" if isinstance(outcome, Measurement) else "failure"
-        return {**self._numbers(outcome), OUTCOME: json.dumps({kind: asdict(outcome)})}
+        return {**self._numbers(outcome), OUTCOME: json.dumps({kind: outcome.to_dict()})}
 
     def _numbers(self, outcome: Measurement | Failure) -> dict[str, Any]:
         if isinstance(outcome, Failure):

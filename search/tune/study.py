@@ -153,10 +153,12 @@ class TuneSearch:
     Attributes:
         callbacks: the user's own `ray.tune.Callback` objects, e.g. loggers.
         folder: where Tune writes its logs; None = `tune` beside the study's record.
+        evaluation: what a trial runs.
     """
 
     callbacks: Sequence[Any] = ()
     folder: Path | None = None
+    evaluation: type[Evaluation] = Evaluation
 
     def __call__(
         self,
@@ -176,7 +178,7 @@ class TuneSearch:
         spec, location = record.spec, record.location
         phase = SearchPhase(record, proposer, kept, observer, deadline_s)
         context = worker_context(spec, location, record.profile)
-        searcher = _StudySearcher(phase, Evaluation(context, spec.metric.name))
+        searcher = _StudySearcher(phase, self.evaluation(context, spec.metric.name))
         left = spec.trials - phase.tracker.now().finished
         if left > 0:
             engine.rest()
