@@ -359,7 +359,13 @@ def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[st
             if figure.is_assumed
         ]
         what = f"; assumed figures: {', '.join(assumed)}" if assumed else ""
-        notes.append(f"latency is modelled for {target.name}, not measured on one{what}")
+        if profile.latency_source == "modelled":
+            notes.append(f"latency is modelled for {target.name}, not measured on one{what}")
+        else:
+            notes.append(
+                f"latency is measured for {target.name}: {profile.latency_device}; a trial whose "
+                "file could not be timed there says modelled"
+            )
     if not profiled.has_test:
         notes.append("the workload has no test split: nothing will be reported on one")
     notes += [f"{name or 'the model'}: {reason}" for name, reason in profile.excluded]

@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     adders = (
         _add_run, _add_resume, _add_readers, _add_dashboard, _add_files, _add_lists, _add_jobs,
+        _add_worker,
     )  # fmt: skip
     for add in adders:
         add(commands)
@@ -280,6 +281,20 @@ def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _json_argument(status)
 
 
+def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    worker = _command(
+        commands, "worker", "let this machine be a target: it times files for a cluster"
+    )
+    _target_argument(worker)
+    worker.add_argument(
+        "--ray-address", metavar="HOST:PORT", required=True, help="of the cluster to join"
+    )
+    worker.add_argument(
+        "--cpus", type=count, default=0, metavar="N",
+        help="trials that may also be trained here (default 0: nothing disturbs the timing)",
+    )  # fmt: skip
+
+
 def _workload_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workload", nargs="?", default="lenet300-mnist",
@@ -334,6 +349,11 @@ def _engine_arguments(
         help="give up when no node could run a trial for so long (default 120)",
     )  # fmt: skip
     ray.add_argument(
+        "--when-target-lost", choices=("modelled", "wait"),
+        help="when no node with the resource target:NAME times files any more: go on with modelled "
+        "latencies (default), or wait --ray-wait seconds for one, then end (resume goes on)",
+    )  # fmt: skip
+    ray.add_argument(
         "--tune-callback", action="append", metavar="FILE.py:FUNCTION",
         help="tune only: a function that returns a ray.tune.Callback, e.g. a logger; "
         "may be repeated",
@@ -370,6 +390,7 @@ _COMMANDS = {
     "stop": ("search.cli.jobs", "stop_command"),
     "space": ("search.cli.lists", "space_command"),
     "targets": ("search.cli.lists", "targets_command"),
+    "worker": ("search.cli.worker", "worker_command"),
     "workloads": ("search.cli.lists", "workloads_command"),
 }
 

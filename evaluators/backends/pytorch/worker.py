@@ -8,7 +8,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +35,7 @@ from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
 from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.formats import FileFormat, Removal, Restored, make_format
-from evaluators.backends.pytorch.latency import device_name, measure_ms, measure_relative
+from evaluators.backends.pytorch.latency import Call, device_name, measure_ms, measure_relative
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import CALIBRATION_SAMPLES, Seeds, compress
 from evaluators.backends.pytorch.profile import layer_profiles
@@ -66,6 +66,8 @@ __all__ = ["Worker"]
 
 T = TypeVar("T")
 
+#: What runs a file whose own runtime is not on the machine.
+TORCH = "torch-cpu"
 #: The audit after each stage scores this many validation samples; the file is scored on all.
 AUDIT_SAMPLES = 2000
 
@@ -326,6 +328,45 @@ class Worker:
             device=self.device,
         )
 
+    def probe(self, policy: Policy, content: Content) -> Latency:
+        """Time a file on this machine, whatever the study's target is called.
+
+        Args:
+            policy: of the trial; tells which channels are gone.
+            content: the trial's file.
+
+        Returns:
+            Labelled with this machine and what ran the file: the format's own runtime, or
+            torch where that is not here.
+
+        Raises:
+            DamagedArtifact: the bytes are no such file.
+        """
+        restored = self.format.read(content)
+        removal = Removal(self.baseline, self._sample())
+        if self.format.name == "packed":
+            dead = _dead_channels(policy, self.groups, restored.weights)
+            removal = Removal(self.baseline, self._sample(), dead)
+        call, baseline, runtime = self._probed(restored, removal)
+        latency = measure_relative(
+            call, baseline, self.profile.baseline_latency_ms, device_name(runtime)
+        )
+        return self._as_ratio(latency)
+
+    def probe_baseline(self) -> Latency:
+        """Time the uncompressed network's file on this machine; see `probe`."""
+        removal = Removal(self.baseline, self._sample())
+        call, _, runtime = self._probed(self.format.read(self.baseline_file), removal)
+        return measure_ms(call, device_name(runtime))
+
+    def _probed(self, restored: Restored, removal: Removal) -> tuple[Call, Call, str]:
+        """(the network, the baseline, what runs both here)."""
+        try:
+            return self.format.timed(restored, removal), self._baseline_call, self.format.runtime
+        except CannotHold:
+            network, sample = restored.run, self._sample()
+            return _in_torch(network, sample), _in_torch(self.baseline, sample), TORCH
+
     def score_test(self, sha256: str) -> Score | None:
         """The test metric of a kept file; None without a test split.
 
@@ -413,7 +454,7 @@ class Worker:
                     raise DamagedArtifact(f"{name}: the file's values are not the network's")
 
     def _removal(self, policy: Policy, student: Student, artifact: Artifact) -> Removal:
-        dead = _dead_channels(policy, student, dense(artifact))
+        dead = _dead_channels(policy, student.groups, dense(artifact))
         return Removal(self.baseline, self._sample(), dead)
 
     def _store(self, path: Path, content: Content) -> Content:
@@ -457,19 +498,43 @@ class Worker:
 
     def _latency(self, policy: Policy, written: Written) -> Latency:
         if not self.target.is_this_machine:
-            return modelled_latency(policy, self.profile, self.target)
+            return self._modelled(policy)
         latency = measure_relative(
             self.format.timed(written.restored, written.removal),
             self._baseline_call,
             self.profile.baseline_latency_ms,
             device_name(self.format.runtime),
         )
+        return self._as_ratio(latency)
+
+    def _modelled(self, policy: Policy) -> Latency:
+        """The target's model; in a study whose baseline was measured, scaled to that."""
+        latency = modelled_latency(policy, self.profile, self.target)
+        if self.profile.latency_source == "modelled":
+            return latency
+        untouched_ms = modelled_latency(Policy(), self.profile, self.target).median_ms
+        median_ms = latency.median_ms * self.profile.baseline_latency_ms / untouched_ms
+        label = (
+            f"{latency.device}, scaled to the baseline measured on {self.profile.latency_device}"
+        )
+        return replace(latency, median_ms=median_ms, p95_ms=median_ms, device=label)
+
+    def _as_ratio(self, latency: Latency) -> Latency:
+        """Say so where candidate and study's baseline were not measured on the same machine."""
         here, there = latency.device, self.profile.latency_device
         if there in ("", here):
             return latency
         # Resumed on another machine: the ratio is of this one, the milliseconds are of that one.
         label = f"{here}, as a ratio to the baseline measured on {there}"
         return replace(latency, device=label)
+
+
+def _in_torch(network: Callable[[torch.Tensor], object], sample: torch.Tensor) -> Call:
+    def call() -> object:
+        with torch.inference_mode():
+            return network(sample)
+
+    return call
 
 
 class _Clock:
@@ -490,11 +555,11 @@ class _Clock:
 
 
 def _dead_channels(
-    policy: Policy, student: Student, weights: Mapping[str, np.ndarray]
+    policy: Policy, groups: Sequence[ChannelGroup], weights: Mapping[str, np.ndarray]
 ) -> dict[str, list[int]]:
     """First layer of each channel-pruned group -> its all-zero output channels."""
     dead: dict[str, list[int]] = {}
-    for group in student.groups:
+    for group in groups:
         if any(policy.layer(name).pattern == "channel" for name in group.layers):
             # Every layer of a group lost the same channels, with its bias and the norms behind
             # it; rounding may have emptied more of one of them, which changes nothing elsewhere.

@@ -109,6 +109,9 @@ def join(address: str) -> None:
         if not ray.is_initialized():
             _connect(address)
             _connection.is_ours = True
+        # Ray prints the deaths of nodes on stdout whatever `log_to_driver` says, and has no other
+        # switch; a result as JSON stands alone there.
+        ray._private.worker._worker_logs_enabled = False
         _connection.users += 1
 
 
