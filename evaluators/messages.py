@@ -17,6 +17,7 @@ class WorkerContext:
         artifacts_dir: where files are written.
         device: "auto", "cpu" or "cuda".
         profile: None until it is made.
+        token: what the driver left in the folder above `artifacts_dir`; "" = not looked for.
     """
 
     workload: str
@@ -25,6 +26,7 @@ class WorkerContext:
     artifacts_dir: str
     device: str = "auto"
     profile: ModelProfile | None = None
+    token: str = ""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class Prepared:
 
 
 def worker_context(
-    spec: StudySpec, location: StudyLocation, profile: ModelProfile | None
+    spec: StudySpec, location: StudyLocation, profile: ModelProfile | None, token: str = ""
 ) -> WorkerContext:
     """What a worker of a study must know."""
     return WorkerContext(
@@ -177,6 +177,7 @@ def worker_context(
         artifacts_dir=str(location.artifacts_dir.resolve()),
         device=spec.device,
         profile=profile,
+        token=token,
     )
 
 

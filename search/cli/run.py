@@ -22,6 +22,7 @@ from rich.table import Table
 from evaluators import tasks
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
+from evaluators.shared_folder import leave_token
 from search.cli.engines import engine_of, measuring, search_runner
 from search.cli.files import export_trial
 from search.cli.interrupts import interrupts
@@ -139,6 +140,10 @@ def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record
     return Record.open(location, spec)
 
 
+#: Engines whose workers may be on machines that see another folder.
+CLUSTERS = ("ray", "tune")
+
+
 def _drive(
     record: Record,
     engine: Engine,
@@ -149,10 +154,11 @@ def _drive(
     spec, location = record.spec, record.location
     for notice in record.notices:
         console.print(f"[yellow]note[/]      {escape(notice)}", highlight=False)
-    engine.configure(tasks.setup, worker_context(spec, location, record.profile))
     target = study_target(spec)
     started = time.monotonic()
     with _closed_on_error(record):
+        token = leave_token(location.folder) if arguments.engine in CLUSTERS else ""
+        engine.configure(tasks.setup, worker_context(spec, location, record.profile, token))
         try:
             with Screen(console, record.judge, spec) as screen:
                 answer = drive(record, engine, screen, target, arguments.timeout, runner)

@@ -72,7 +72,8 @@ class MeasuringEngine(Engine):
         assert isinstance(context, WorkerContext)
         self._folder, self._suffix = Path(context.artifacts_dir), context.artifact_format
         self._trains.configure(setup, context)
-        self._times.configure(setup, context)
+        # The file is sent, so the node need not see the folder.
+        self._times.configure(setup, replace(context, token=""))
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See `Engine.submit`."""

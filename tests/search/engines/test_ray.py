@@ -13,6 +13,7 @@ import pytest
 
 from bench.kills import write_workload
 from evaluators import tasks
+from search.cli.main import main
 from search.engines import Engine, LocalEngine
 from search.location import StudyLocation
 from search.session import Request, prepare, proposer_of, worker_context
@@ -261,6 +262,38 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
         assert len(set(pids)) == 2
         driver.send_signal(signal.SIGKILL)
     assert gone(pids, within_s=20)
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real node in a mount namespace of its own, where another file system lies over it."""
+    hidden = tmp_path / "search-runs"
+    hidden.mkdir()
+    join = f"{sys.executable} -m search.cli worker --target=rpi4 --cpus=1"
+    command = f"mount -t tmpfs none {hidden} && exec {join} --ray-address={session_address()}"
+    node = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", command], stderr=subprocess.PIPE, text=True
+    )
+    assert node.stderr is not None
+    said = node.stderr.readline()
+    if "ot permitted" in said or "denied" in said:
+        node.wait()
+        node.stderr.close()
+        pytest.skip(f"no mount namespaces here: {said.strip()}")
+    assert "this machine is target:rpi4" in said
+    try:
+        write_workload(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        there = ["--resource-per-trial=target:rpi4=0.5", f"--ray-address={session_address()}"]
+        asked = ["--trials=3", "--target=m1", "--format=packed", "--workers=1"]
+        assert main(["run", "net.py:workload", "--engine=ray", *there, *asked]) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert f"does not see the driver's folder {hidden}" in err
+    finally:
+        node.send_signal(signal.SIGTERM)
+        node.wait(timeout=30)
+        node.stderr.close()
 
 
 def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
