@@ -17,6 +17,7 @@ class WorkerContext:
         artifacts_dir: where files are written.
         device: "auto", "cpu" or "cuda".
         profile: None until it is made.
+        store: s3://... of the study's files; "" = they lie in `artifacts_dir`, which all see.
         token: what the driver left in the folder above `artifacts_dir`; "" = not looked for.
     """
 
@@ -26,6 +27,7 @@ class WorkerContext:
     artifacts_dir: str
     device: str = "auto"
     profile: ModelProfile | None = None
+    store: str = ""
     token: str = ""
 
 

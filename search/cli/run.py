@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import tasks
+from evaluators.artifacts.store import FileStore
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
 from evaluators.shared_folder import leave_token
@@ -51,6 +52,7 @@ from search.session import (
     prepare,
     proposer_of,
     smallest_possible_bytes,
+    store_of,
     study_target,
     worker_context,
 )
@@ -82,10 +84,13 @@ def run_command(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         restrictions=read_restrictions(arguments.space),
         artifact_format=arguments.format,
+        artifacts=arguments.artifacts or "",
     )
     # A typing error should not wait for a worker.
     target = load_target(request.target)
     choose_format(request.artifact_format, target)
+    if request.artifacts:
+        FileStore(f"{request.artifacts.rstrip('/')}/{location.study}").check()
     with interrupts(), engine_of(arguments) as engine:
         runner = search_runner(arguments)
         with measuring(engine, arguments, target, console) as engine_that_times:
@@ -113,6 +118,8 @@ def resume_command(arguments: argparse.Namespace) -> int:
         with _closed_on_error(record):
             spec = record.spec
             check_installed(spec.artifact_format)
+            if spec.artifacts:
+                FileStore(store_of(spec)).check()
             done = len(record.trials())
             console.print(
                 f"[bold]study[/]     {escape(spec.name)}: {done} of {spec.trials} trials, "

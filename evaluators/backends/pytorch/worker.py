@@ -7,7 +7,10 @@ imports torch, so the driver only ever names its functions through `evaluators.t
 import copy
 import hashlib
 import os
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +33,7 @@ from evaluators.artifacts.files import (
     write_content,
 )
 from evaluators.artifacts.packed import Artifact, DamagedArtifact, decode, dense, encode
+from evaluators.artifacts.store import open_store
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
 from evaluators.backends.pytorch.device import choose_device, choose_precision
 from evaluators.backends.pytorch.distill import Teacher
@@ -102,6 +106,11 @@ class Worker:
             InvalidRequest: either cannot be had.
         """
         self.context = context
+        # With a store this machine need not see the driver's folder: files are made aside.
+        self._aside: Path | None = None
+        if context.store:
+            self._aside = Path(tempfile.mkdtemp(prefix="search-files-"))
+            weakref.finalize(self, shutil.rmtree, self._aside, ignore_errors=True)
         check_installed(context.artifact_format)
         target = load_target(context.target)
         self.target = replace(target, artifact_format=context.artifact_format)
@@ -308,6 +317,11 @@ class Worker:
                 score = evaluate(written.restored.run, self.workload, self.workload.validation)
             with clock("latency"):
                 latency = self._latency(policy, written)
+            if self.context.store:
+                with clock("store"):
+                    content = read_content(written.path)
+                    open_store(self.context.store).put(written.path.name, content)
+                    remove(written.path)
         except StudyBroken:
             raise
         except CannotHold as error:
@@ -376,7 +390,7 @@ class Worker:
         """
         if self.workload.test is None:
             return None
-        content = self._read(self._path(sha256))
+        content = self._kept(sha256)
         return evaluate(self.format.read(content).run, self.workload, self.workload.test)
 
     def score_samples(self, sha256: str) -> np.ndarray:
@@ -385,7 +399,7 @@ class Worker:
         Raises:
             InvalidRequest: no such file, or a damaged one.
         """
-        run = self.format.read(self._read(self._path(sha256))).run
+        run = self.format.read(self._kept(sha256)).run
         scores = sample_scores(run, self.workload, self.workload.validation)
         values: np.ndarray = scores.float().cpu().numpy()
         return values
@@ -485,7 +499,15 @@ class Worker:
         return stored
 
     def _path(self, sha256: str) -> Path:
-        return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
+        folder = self._aside or Path(self.context.artifacts_dir)
+        return folder / f"{sha256}.{self.context.artifact_format}"
+
+    def _kept(self, sha256: str) -> Content:
+        """A kept file, from wherever the study keeps them."""
+        path = self._path(sha256)
+        if self.context.store:
+            return open_store(self.context.store).get(path.name)
+        return self._read(path)
 
     @staticmethod
     def _read(path: Path) -> Content:

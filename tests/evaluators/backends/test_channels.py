@@ -113,7 +113,7 @@ def test_the_smaller_network_gives_the_same_outputs(
     artifact = decode(room.file(measurement).read_bytes())
     model = load_artifact(room.worker.workload.model, artifact)
     student = Student(room.worker.workload.model, room.worker.groups)
-    dead = _dead_channels(policy, student, room.weights(measurement))
+    dead = _dead_channels(policy, student.groups, room.weights(measurement))
     assert len(dead["stem"]) >= 4
     assert len(dead["inner"]) >= 2
     images = networks.images()[2].inputs
@@ -131,15 +131,15 @@ def test_a_channel_with_a_living_norm_is_not_dead(bench: Callable[[str], Bench])
     policy = asked(inner=0.34)
     weights = room.weights(room.measure(policy))
     student = Student(room.worker.workload.model, room.worker.groups)
-    expected = _dead_channels(policy, student, weights)["inner"]
+    expected = _dead_channels(policy, student.groups, weights)["inner"]
     alive = next(c for c in range(6) if c not in expected)
     weights["inner.weight"][alive] = 0
-    assert _dead_channels(policy, student, weights)["inner"] == expected
+    assert _dead_channels(policy, student.groups, weights)["inner"] == expected
     weights["inner_norm.weight"][alive] = weights["inner_norm.bias"][alive] = 0
-    assert alive in _dead_channels(policy, student, weights)["inner"]
+    assert alive in _dead_channels(policy, student.groups, weights)["inner"]
     for part in ("inner.weight", "inner_norm.weight", "inner_norm.bias"):
         weights[part][:] = 0
-    assert _dead_channels(policy, student, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
+    assert _dead_channels(policy, student.groups, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
 
 
 def test_the_output_layer_is_refused_by_name(bench: Callable[[str], Bench]) -> None:
