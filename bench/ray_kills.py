@@ -49,7 +49,7 @@ def three_nodes() -> Iterator[Any]:
     importlib.import_module("search.engines.ray")  # first: it decides how Ray is imported
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": None})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)

@@ -29,7 +29,14 @@ def session_cluster() -> Any:
         place = {"place": 1}
         # A killed node is missed after seconds, not a quarter of a minute.
         system = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1000}
-        head = {"num_cpus": 2, "num_gpus": 2, "resources": place, "_system_config": system}
+        head = {
+            "num_cpus": 2,
+            "num_gpus": 2,
+            "resources": place,
+            "include_dashboard": False,
+            "dashboard_port": None,  # any that is free
+            "_system_config": system,
+        }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             cluster.add_node(num_cpus=1, resources=place)

@@ -139,7 +139,8 @@ def test_a_channel_with_a_living_norm_is_not_dead(bench: Callable[[str], Bench])
     assert alive in _dead_channels(policy, student.groups, weights)["inner"]
     for part in ("inner.weight", "inner_norm.weight", "inner_norm.bias"):
         weights[part][:] = 0
-    assert _dead_channels(policy, student.groups, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
+    dead = _dead_channels(policy, student.groups, weights)
+    assert dead["inner"] == [0, 1, 2, 3, 4]  # one must stay
 
 
 def test_the_output_layer_is_refused_by_name(bench: Callable[[str], Bench]) -> None:
