@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,6 @@ from search.session import Request, prepare, proposer_of, worker_context
 from spaces import Failure, InvalidRequest, Measurement
 from tests.clusters import HAS_RAY, ray_engine, session_address, session_cluster
 from tests.contracts.test_engines import divide, gone, nap
-from tests.s3 import s3_server
-from tests.search.cli.conftest import Search
 
 if not HAS_RAY:
     pytest.skip("the extra `ray` is not installed", allow_module_level=True)
@@ -263,49 +261,6 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
         assert len(set(pids)) == 2
         driver.send_signal(signal.SIGKILL)
     assert gone(pids, within_s=20)
-
-
-@pytest.fixture
-def far_node(tmp_path: Path) -> Iterator[str]:
-    """A node in a mount namespace of its own, another file system over the study's folder there.
-
-    Yields:
-        The address of a bucket that it, too, can use.
-    """
-    hidden = tmp_path / "search-runs"
-    hidden.mkdir()
-    join = f"{sys.executable} -m search.cli worker --target=rpi4 --cpus=1"
-    command = f"mount -t tmpfs none {hidden} && exec {join} --ray-address={session_address()}"
-    with s3_server() as bucket:
-        node = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", command], stderr=subprocess.PIPE, text=True
-        )
-        assert node.stderr is not None
-        with node:
-            said = node.stderr.readline()
-            if "ot permitted" in said or "denied" in said:
-                pytest.skip(f"no mount namespaces here: {said.strip()}")
-            assert "this machine is target:rpi4" in said
-            yield bucket
-            node.send_signal(signal.SIGTERM)
-
-
-def test_a_node_that_does_not_see_the_folder(
-    far_node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Search
-) -> None:
-    """It is named and refused; with a bucket it does the work all the same."""
-    write_workload(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    there = ["--resource-per-trial=target:rpi4=0.5", f"--ray-address={session_address()}"]
-    asked = ["--trials=2", "--finalists=0", "--target=m1", "--format=packed", "--workers=1"]
-    run = ["run", "net.py:workload", "--engine=ray", *there, *asked]
-    refused = search(*run)
-    assert refused.code == 2
-    said = " ".join(refused.err.split())
-    assert f"does not see the driver's folder {tmp_path / 'search-runs'}" in said
-    done = search(*run, f"--artifacts={far_node}", "--json")
-    assert done.json["trials"] == 2
-    assert search("verify", done.json["file"]).code == 0
 
 
 def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
