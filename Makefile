@@ -67,7 +67,7 @@ picture: $(STAMP) ## make README's picture again from the latest study
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,onnx,coreml,images]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,onnx,coreml,keras,images]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches

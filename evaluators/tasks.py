@@ -12,7 +12,7 @@ from evaluators.messages import Profiled, Verified, WorkerContext
 from spaces import Failure, Identity, Measurement, Policy
 
 if TYPE_CHECKING:
-    from evaluators.backends.pytorch.worker import Worker
+    from evaluators.worker import Worker
 
 __all__ = [
     "baseline_sha256",
@@ -35,7 +35,7 @@ def setup(context: WorkerContext) -> None:
         InvalidRequest: the workload or the target cannot be had.
     """
     global _worker  # noqa: PLW0603 -- a process has one worker; this is where it lives
-    from evaluators.backends.pytorch.worker import Worker  # noqa: PLC0415 -- torch, in worker processes only
+    from evaluators.worker import Worker  # noqa: PLC0415 -- numba, in worker processes only
 
     _worker = Worker(context) if _worker is None else _worker.with_context(context)
 
