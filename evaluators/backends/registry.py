@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from evaluators.messages import WorkerContext
-from evaluators.workloads.registry import load_workload
+from evaluators.workloads.registry import backend_of, load_workload
 from spaces import InvalidRequest
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ def open_backend(context: WorkerContext) -> "Backend":
     Raises:
         InvalidRequest: the workload or the device cannot be had, or the framework is missing.
     """
-    from evaluators.backends.pytorch import process  # noqa: PLC0415 -- torch, in worker processes
-
-    workload = process.load(lambda: load_workload(context.workload))
-    return _backend(workload, context.device)
+    match backend_of(context.workload):
+        case "keras":
+            from evaluators.backends.keras.process import load  # noqa: PLC0415 -- TensorFlow
+        case _:
+            from evaluators.backends.pytorch.process import load  # noqa: PLC0415 -- torch
+    return _backend(load(lambda: load_workload(context.workload)), context.device)
 
 
 def _backend(workload: "AnyWorkload", device: str) -> "Backend":
@@ -32,4 +34,8 @@ def _backend(workload: "AnyWorkload", device: str) -> "Backend":
             from evaluators.backends.pytorch.backend import TorchBackend  # noqa: PLC0415
 
             return TorchBackend(workload, device)
+        case "keras":
+            from evaluators.backends.keras.backend import KerasBackend  # noqa: PLC0415
+
+            return KerasBackend(workload, device)
     raise InvalidRequest(f"workload {workload.name}: there is no backend {workload.backend!r}")
