@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 
 from spaces import InvalidRequest
 
-__all__ = ["LIBRARIES", "check_installed", "load", "prepare", "seeded"]
+__all__ = ["LIBRARIES", "check_installed", "load", "prepare", "quiet", "seeded"]
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def prepare() -> None:
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of libraries about each other
         import tensorflow as tf  # noqa: PLC0415 -- in worker processes only
         import tensorflow_model_optimization  # noqa: F401, PLC0415
@@ -80,6 +81,21 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What C++ writes to the process's own standard error is dropped in here."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def load(make: Callable[[], T]) -> T:
