@@ -103,9 +103,10 @@ def compute_type(asked: LayerPolicy, activation_bits: int, target: Target) -> st
     """The data type a layer's kernel computes in on the target.
 
     A grid of 2 to 8 bits fits int8 levels. Codebook weights are decoded to floats, but for those of
-    an `onnx` file whose entries lie on a grid.
+    an `onnx` or `tflite` file whose entries lie on a grid.
     """
-    on_grid = asked.bits <= 8 and (asked.clusters is None or target.artifact_format == "onnx")
+    levels = target.artifact_format in ("onnx", "tflite")
+    on_grid = asked.bits <= 8 and (asked.clusters is None or levels)
     activations_fit = activation_bits <= 8 or not target.int8_needs_activation_bits
     if on_grid and activations_fit and "int8" in target.throughput_gmacs:
         return "int8"

