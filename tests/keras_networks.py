@@ -59,6 +59,7 @@ def workload(model: Any, **changes: Any) -> KerasWorkload:
     return KerasWorkload(**(given | changes))
 
 
+@lru_cache
 def mlp() -> KerasWorkload:
     return workload(
         trained(
@@ -72,6 +73,7 @@ def mlp() -> KerasWorkload:
     )
 
 
+@lru_cache
 def conv() -> KerasWorkload:
     return workload(
         trained(
@@ -83,3 +85,8 @@ def conv() -> KerasWorkload:
             ]
         )
     )
+
+
+def diverging() -> KerasWorkload:
+    """Its loss is not a number."""
+    return workload(conv().model, loss=lambda outputs, targets: outputs[0, 0] * float("nan"))

@@ -35,6 +35,8 @@ __all__ = ["KerasBackend"]
 
 #: The audit after each stage scores this many validation samples; the file is scored on all.
 AUDIT_SAMPLES = 2000
+#: Policies between two searches for garbage, which take a third of a second.
+COLLECT_EVERY = 4
 
 
 class KerasBackend:
@@ -58,6 +60,7 @@ class KerasBackend:
         prepare()
         self.workload, self.device = workload, "cpu"
         self.network = Network(load_model(workload.model))
+        self._compressed = 0
 
     def prepare(self, batch: Any) -> tf.Tensor:
         """A batch of stored inputs -> network input."""
@@ -178,15 +181,20 @@ class KerasBackend:
                 self._audit_score,
             )
         finally:
-            # Keras keeps names and graphs of every layer it ever made.
-            keras.backend.clear_session()
-            gc.collect()
+            self._tidy()
         if isinstance(done, Failure):
             return done
         student, audit = done
         effective = self.network.read(self._with(student.weights).model)
         layers = tuple(self.network.layers)
         return Compressed(student.artifact, effective, layers, lambda _: NoRemoval(), audit)
+
+    def _tidy(self) -> None:
+        """Keras keeps names of every layer it ever made, and their graphs refer to themselves."""
+        keras.backend.clear_session()
+        self._compressed += 1
+        if self._compressed % COLLECT_EVERY == 0:
+            gc.collect()
 
     def _audit_score(self, weights: Mapping[str, np.ndarray]) -> float:
         scores = sample_scores(self._with(weights), self.prepare, self.workload, self._audit_split)
