@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-coder bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,9 @@ bench-overhead: $(STAMP) ## proposal time, loop and record overhead
 bench-memory: $(STAMP) ## peak memory of the driver and of a worker
 	$(BIN)/python -m bench.memory
 
+bench-engines: $(STAMP) ## trials a second, cost and efficiency of each engine; a sweep of 256 workers; PARTS
+	$(BIN)/python -m bench.engines $(PARTS)
+
 bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 	$(BIN)/python -m bench.coder
 
@@ -67,7 +70,7 @@ picture: $(STAMP) ## make README's picture again from the latest study
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,onnx,coreml,keras,images]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,images]'
 	touch $(STAMP)
 
 clean: ## remove the virtual environment and caches

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.artifacts.files import Content
 from evaluators.messages import Profiled, Verified, WorkerContext
-from spaces import Failure, Identity, Measurement, Policy
+from spaces import Failure, Identity, Latency, Measurement, Policy
 
 if TYPE_CHECKING:
     from evaluators.worker import Worker
@@ -18,6 +19,8 @@ __all__ = [
     "baseline_sha256",
     "evaluate",
     "make_profile",
+    "probe",
+    "probe_baseline",
     "score_samples",
     "score_test",
     "setup",
@@ -69,6 +72,16 @@ def score_test(sha256: str) -> tuple[float, float, int] | None:
 def score_samples(sha256: str) -> np.ndarray:
     """See `Worker.score_samples`."""
     return _require_worker().score_samples(sha256)
+
+
+def probe(policy: Policy, content: Content) -> Latency:
+    """See `Worker.probe`."""
+    return _require_worker().probe(policy, content)
+
+
+def probe_baseline() -> Latency:
+    """See `Worker.probe_baseline`."""
+    return _require_worker().probe_baseline()
 
 
 def verify(path: str) -> Verified:

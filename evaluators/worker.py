@@ -43,7 +43,7 @@ from evaluators.checker import broken_constraints, unrounded_activations
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed
-from evaluators.latency import device_name, measure_ms, measure_relative
+from evaluators.latency import Call, device_name, measure_ms, measure_relative
 from evaluators.messages import Profiled, Verified, WorkerContext
 from spaces import (
     Failure,
@@ -238,6 +238,45 @@ class Worker:
         workload = self.backend.workload
         return mean_score(self.backend.sample_scores(run, split), workload.name)
 
+    def probe(self, policy: Policy, content: Content) -> Latency:
+        """Time a file on this machine, whatever the study's target is called.
+
+        Args:
+            policy: of the trial; tells which channels are gone.
+            content: the trial's file.
+
+        Returns:
+            Labelled with this machine and what ran the file: the format's own runtime, or
+            the framework where that is not here.
+
+        Raises:
+            DamagedArtifact: the bytes are no such file.
+        """
+        restored = self.format.read(content)
+        removal = self.backend.whole()
+        if self.format.name == "packed":
+            removal = self.backend.removal(policy, restored.weights)
+        call, baseline, runtime = self._probed(restored, removal)
+        latency = measure_relative(
+            call, baseline, self.profile.baseline_latency_ms, device_name(runtime)
+        )
+        return self._as_ratio(latency)
+
+    def probe_baseline(self) -> Latency:
+        """Time the uncompressed network's file on this machine; see `probe`."""
+        restored = self.format.read(self.baseline_file)
+        call, _, runtime = self._probed(restored, self.backend.whole())
+        return measure_ms(call, device_name(runtime))
+
+    def _probed(self, restored: Restored, removal: Removal) -> tuple[Call, Call, str]:
+        """(the network, the baseline, what runs both here)."""
+        try:
+            return self.format.timed(restored, removal), self._baseline_call, self.format.runtime
+        except CannotHold:
+            baseline = self.format.read(self.baseline_file)
+            runtime = self.backend.file_format("packed").runtime
+            return self.backend.call(restored.run), self.backend.call(baseline.run), runtime
+
     def score_test(self, sha256: str) -> Score | None:
         """The test metric of a kept file; None without a test split.
 
@@ -350,13 +389,29 @@ class Worker:
 
     def _latency(self, policy: Policy, written: Written) -> Latency:
         if not self.target.is_this_machine:
-            return modelled_latency(policy, self.profile, self.target)
+            return self._modelled(policy)
         latency = measure_relative(
             self.format.timed(written.restored, written.removal),
             self._baseline_call,
             self.profile.baseline_latency_ms,
             device_name(self.format.runtime),
         )
+        return self._as_ratio(latency)
+
+    def _modelled(self, policy: Policy) -> Latency:
+        """The target's model; in a study whose baseline was measured, scaled to that."""
+        latency = modelled_latency(policy, self.profile, self.target)
+        if self.profile.latency_source == "modelled":
+            return latency
+        untouched_ms = modelled_latency(Policy(), self.profile, self.target).median_ms
+        median_ms = latency.median_ms * self.profile.baseline_latency_ms / untouched_ms
+        label = (
+            f"{latency.device}, scaled to the baseline measured on {self.profile.latency_device}"
+        )
+        return replace(latency, median_ms=median_ms, p95_ms=median_ms, device=label)
+
+    def _as_ratio(self, latency: Latency) -> Latency:
+        """Say so where candidate and study's baseline were not measured on the same machine."""
         here, there = latency.device, self.profile.latency_device
         if there in ("", here):
             return latency

@@ -67,6 +67,27 @@ class GuardedJournal(LeanJournal):
         self._path = path
         # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
         super().__init__(str(path), _Lock(str(path), grace_period=STALE_LOCK_S))
+        self._is_together = self._is_unflushed = False
+
+    def begin_together(self) -> None:
+        """Until `end_together` appended lines reach the file, but not surely the disk.
+
+        A flush takes longer than all else of an append. What a killed process has written stays:
+        only a crash of the machine could lose the lines in between.
+        """
+        self._is_together = True
+
+    def end_together(self) -> None:
+        """One flush for the lines since `begin_together`.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        self._is_together = False
+        if self._is_unflushed:
+            self._is_unflushed = False
+            with self._path.open("ab", buffering=0) as file:
+                os.fsync(file.fileno())
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """One JSON line each; on an error of the disk the file is as it was before."""
@@ -79,7 +100,10 @@ class GuardedJournal(LeanJournal):
                 size_bytes = file.tell()
                 try:
                     _write_all(file.fileno(), lines)
-                    os.fsync(file.fileno())
+                    if self._is_together:
+                        self._is_unflushed = True
+                    else:
+                        os.fsync(file.fileno())
                 except OSError:
                     # If even this fails, the next opening trims.
                     with contextlib.suppress(OSError):

@@ -39,9 +39,10 @@ class StorageMissing(StorageUnreadable):
     """There is no such file yet."""
 
 
-def drive_journal(path: Path) -> BaseStorage:
-    """A journal for the one driver; the file is made if missing."""
-    return _journal(GuardedJournal(path), path)
+def drive_journal(path: Path) -> tuple[BaseStorage, GuardedJournal]:
+    """A journal for the one driver: (what to use, its file, made if missing)."""
+    journal = GuardedJournal(path)
+    return _journal(journal, path), journal
 
 
 def read_journal(path: Path) -> BaseStorage:

@@ -30,7 +30,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search._journal import clear_stale_lock, trim_torn_tail
+from search._journal import GuardedJournal, clear_stale_lock, trim_torn_tail
 from search._lock import DriverLock, FileLock, Held, NoLock, PostgresLock
 from search._optuna_space import FAILED_VIOLATION, distributions, params_of
 from search._storage import (
@@ -337,6 +337,24 @@ class Record(RecordReader):
         self._keys.add(key)
         return numbered
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Trials appended in the block are safe from any kill at once, and on the disk at its end.
+
+        Raises:
+            StudyBroken: the disk failed.
+        """
+        journal = self._access.journal
+        if journal is None:  # a database has its own transactions
+            yield
+            return
+        journal.begin_together()
+        try:
+            yield
+        finally:
+            with _writing(self.location, "write trials"):
+                journal.end_together()
+
     def write_driver(self, payload: Mapping[str, Any], *, force: bool = False) -> None:
         """Show readers what runs. Writes at most every 5 s, unless forced; call it freely.
 
@@ -474,6 +492,7 @@ class _Access:
     def __init__(self, location: StudyLocation) -> None:
         self.notices: list[str] = []
         self.lock: DriverLock = NoLock()
+        self.journal: GuardedJournal | None = None
         try:
             if location.is_database:
                 self.storage = self._open_database(location)
@@ -498,7 +517,8 @@ class _Access:
         if journal.exists():
             notices = (clear_stale_lock(journal), trim_torn_tail(journal))
             self.notices += [notice for notice in notices if notice]
-        return drive_journal(journal)
+        storage, self.journal = drive_journal(journal)
+        return storage
 
     def _open_database(self, location: StudyLocation) -> BaseStorage:
         file = sqlite_path(location.storage)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evaluators import tasks
 from evaluators.capabilities import backend_capabilities
@@ -26,6 +26,7 @@ from search.finalists import answer_certificate, answer_front
 from search.kept import KeptFiles
 from search.location import StudyLocation
 from search.proposers import make_proposer
+from search.proposers.base import Proposer
 from search.proposers.warm import WarmProposer
 from search.record import Record, RecordReader
 from search.spec import StudySpec
@@ -50,6 +51,7 @@ __all__ = [
     "Answer",
     "Prepared",
     "Request",
+    "SearchRunner",
     "answer_of",
     "capabilities_of",
     "check_network",
@@ -60,6 +62,22 @@ __all__ = [
     "study_target",
     "worker_context",
 ]
+
+
+class SearchRunner(Protocol):
+    """Evaluates proposals until the record holds the asked trials; see `run_search`."""
+
+    def __call__(
+        self,
+        record: Record,
+        engine: Engine,
+        proposer: Proposer,
+        kept: KeptFiles,
+        observer: Observer,
+        deadline_s: float | None,
+    ) -> None:
+        """Run the search phase."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -341,7 +359,13 @@ def _notes(target: Target, profile: ModelProfile, profiled: Profiled) -> list[st
             if figure.is_assumed
         ]
         what = f"; assumed figures: {', '.join(assumed)}" if assumed else ""
-        notes.append(f"latency is modelled for {target.name}, not measured on one{what}")
+        if profile.latency_source == "modelled":
+            notes.append(f"latency is modelled for {target.name}, not measured on one{what}")
+        else:
+            notes.append(
+                f"latency is measured for {target.name}: {profile.latency_device}; a trial whose "
+                "file could not be timed there says modelled"
+            )
     if not profiled.has_test:
         notes.append("the workload has no test split: nothing will be reported on one")
     notes += [f"{name or 'the model'}: {reason}" for name, reason in profile.excluded]
@@ -416,6 +440,7 @@ def drive(
     observer: Observer,
     target: Target,
     timeout_s: float | None = None,
+    search: SearchRunner = run_search,
 ) -> Answer:
     """Go on with a study from wherever its record is to the end.
 
@@ -425,6 +450,7 @@ def drive(
         observer: is told.
         target: of the study.
         timeout_s: no search trial starts after this long.
+        search: what runs the search phase, e.g. `search.tune.study.TuneSearch`.
 
     Raises:
         StudyBroken: disk or record failed; nothing recorded is lost.
@@ -442,7 +468,7 @@ def drive(
     for name, reason in proposer.left_out:
         observer.notice(f"reference {name} is left out: {reason}")
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    run_search(record, engine, proposer, kept, observer, deadline_s)
+    search(record, engine, proposer, kept, observer, deadline_s)
     run_finalists(record, engine, kept, observer)
     front = answer_of(record).front
     correct_pick(record, engine, kept, observer, front.fidelity)

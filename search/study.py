@@ -21,9 +21,21 @@ from search.optimism import chosen_again, optimism
 from search.progress import Progress, ProgressTracker
 from search.proposers.base import Proposer
 from search.record import Record
+from search.spec import StudySpec
 from spaces import Failure, Front, Identity, InvalidRequest, Measurement, Policy, Trial, WorkerLost
 
-__all__ = ["Job", "Observer", "correct_pick", "run_finalists", "run_search", "score_on_test"]
+__all__ = [
+    "ATTEMPTS",
+    "Job",
+    "Observer",
+    "SearchPhase",
+    "correct_pick",
+    "propose_jobs",
+    "run_finalists",
+    "run_search",
+    "score_on_test",
+    "trial_of",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,42 +99,96 @@ def run_search(
     Raises:
         StudyBroken: a file or the record cannot be written. Nothing recorded is lost.
     """
-    spec = record.spec
-    history = record.trials()
-    tracker = ProgressTracker("search", spec.trials, record.judge, history)
+    phase = SearchPhase(record, proposer, kept, observer, deadline_s)
+    _pump(record, engine, phase.propose, phase.finished, observer, phase.tracker)
+    phase.end()
 
-    def is_late() -> bool:
-        return deadline_s is not None and time.monotonic() > deadline_s
 
-    def propose(running: Sequence[Job], count: int) -> list[Job]:
-        left = spec.trials - len(history) - len(running)
-        if left <= 0 or is_late():
+class SearchPhase:
+    """What is asked next and what becomes of an answer, whoever evaluates in between.
+
+    Attributes:
+        tracker: how the phase stands.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        proposer: Proposer,
+        kept: KeptFiles,
+        observer: Observer,
+        deadline_s: float | None = None,
+    ) -> None:
+        """Args: see `run_search`."""
+        self._record, self._proposer, self._kept = record, proposer, kept
+        self._observer, self._deadline_s = observer, deadline_s
+        self._history = record.trials()
+        self._spec = record.spec
+        self.tracker = ProgressTracker("search", self._spec.trials, record.judge, self._history)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up: nothing new is asked for."""
+        return self._deadline_s is not None and time.monotonic() > self._deadline_s
+
+    def propose(self, running: Sequence[Job], count: int) -> list[Job]:
+        """The next evaluations, `count` at most; see `Source`."""
+        left = self._spec.trials - len(self._history) - len(running)
+        if left <= 0 or self.is_late:
             return []
-        proposals = proposer.propose(history, [j.policy for j in running], min(count, left))
-        keys = tuple(job.identity.key for job in running)
-        return [
-            Job(
-                identity=spec.identity(proposal.policy, spec.fidelity),
-                policy=proposal.policy,
-                origin=proposal.origin,
-                seen=len(history),
-                running=keys,
-                sampler_attrs=proposal.sampler_attrs,
+        count = min(count, left)
+        return propose_jobs(self._spec, self._proposer, self._history, running, count)
+
+    def finished(self, trial: Trial) -> None:
+        """Record a trial.
+
+        Raises:
+            StudyBroken: it cannot be written.
+        """
+        self._kept.add(trial)
+        recorded = self._record.append(trial)
+        self._kept.discard(recorded)
+        self._history.append(recorded)
+        self._observer.trial_finished(recorded, self.tracker.add(recorded))
+
+    def beat(self, workers: int, running: Sequence[Job]) -> None:
+        """Nothing finished for a moment: tell the observer and the record's readers."""
+        progress = self.tracker.now()
+        self._observer.waiting(progress, running)
+        self._record.write_driver(_driver_payload(workers, progress, running))
+
+    def end(self) -> None:
+        """Tell the observer why there are fewer trials than asked for, if there are."""
+        finished, asked = len(self._history), self._spec.trials
+        if finished < asked:
+            why = (
+                "the time is up"
+                if self.is_late
+                else "the space has no more distinct policies to try"
             )
-            for proposal in proposals
-        ]
+            self._observer.notice(f"{why}: {finished} of {asked} trials")
 
-    def finished(trial: Trial) -> None:
-        kept.add(trial)
-        recorded = record.append(trial)
-        kept.discard(recorded)
-        history.append(recorded)
-        observer.trial_finished(recorded, tracker.add(recorded))
 
-    _pump(record, engine, propose, finished, observer, tracker)
-    if len(history) < spec.trials:
-        reason = "the time is up" if is_late() else "the space has no more distinct policies to try"
-        observer.notice(f"{reason}: {len(history)} of {spec.trials} trials")
+def propose_jobs(
+    spec: StudySpec,
+    proposer: Proposer,
+    history: Sequence[Trial],
+    running: Sequence[Job],
+    count: int,
+) -> list[Job]:
+    """Ask a proposer; what comes back knows what it had seen."""
+    keys = tuple(job.identity.key for job in running)
+    return [
+        Job(
+            identity=spec.identity(proposal.policy, spec.fidelity),
+            policy=proposal.policy,
+            origin=proposal.origin,
+            seen=len(history),
+            running=keys,
+            sampler_attrs=proposal.sampler_attrs,
+        )
+        for proposal in proposer.propose(history, [job.policy for job in running], count)
+    ]
 
 
 def run_finalists(record: Record, engine: Engine, kept: KeptFiles, observer: Observer) -> None:
@@ -198,7 +264,7 @@ def score_on_test(
     tracker = ProgressTracker("test", len(waiting), record.judge, ())
 
     def beat() -> None:
-        record.write_driver(_driver_payload(engine, tracker.now(), ()))
+        record.write_driver(_driver_payload(engine.workers, tracker.now(), ()))
 
     for trial in waiting:
         try:
@@ -242,7 +308,7 @@ def correct_pick(
     rivals = list(by_file.values())
 
     def beat() -> None:
-        record.write_driver(_driver_payload(engine, tracker.now(), ()))
+        record.write_driver(_driver_payload(engine.workers, tracker.now(), ()))
 
     tracker = ProgressTracker("correction", len(rivals), record.judge, ())
     rows = []
@@ -313,19 +379,20 @@ def _pump(
             return
         done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
         # Several may have finished: the order of submission, not of a set, goes into the record.
-        for future in [f for f in futures if f in done]:
-            job = futures.pop(future)
-            key = job.identity.key
-            attempts[key] = attempts.get(key, 0) + 1
-            outcome = _outcome(future, attempts[key])
-            if outcome is None:
-                observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
-                futures[_submit(engine, job)] = job
-                continue
-            finished(_trial(job, outcome))
+        with record.together():
+            for future in [f for f in futures if f in done]:
+                job = futures.pop(future)
+                key = job.identity.key
+                attempts[key] = attempts.get(key, 0) + 1
+                outcome = _outcome(future, attempts[key])
+                if outcome is None:
+                    observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
+                    futures[_submit(engine, job)] = job
+                    continue
+                finished(trial_of(job, outcome))
         progress = tracker.now()
         observer.waiting(progress, list(futures.values()))
-        record.write_driver(_driver_payload(engine, progress, futures.values()))
+        record.write_driver(_driver_payload(engine.workers, progress, list(futures.values())))
 
 
 def _submit(engine: Engine, job: Job) -> Future[Measurement | Failure]:
@@ -342,7 +409,8 @@ def _outcome(future: Future[Measurement | Failure], attempt: int) -> Measurement
         return Failure("", "worker", f"{error}, {attempt} times")
 
 
-def _trial(job: Job, outcome: Measurement | Failure) -> Trial:
+def trial_of(job: Job, outcome: Measurement | Failure) -> Trial:
+    """The finished trial of a job, not yet numbered."""
     return Trial(
         number=0,
         identity=job.identity,
@@ -356,13 +424,13 @@ def _trial(job: Job, outcome: Measurement | Failure) -> Trial:
     )
 
 
-def _driver_payload(engine: Engine, progress: Progress, jobs: "Any") -> dict[str, Any]:
+def _driver_payload(workers: int, progress: Progress, jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "phase": progress.phase,
         "finished": progress.finished,
         "asked": progress.asked,
         "eta_s": progress.eta_s,
-        "workers": engine.workers,
+        "workers": workers,
         "running": [
             {"identity": job.identity.key, "origin": job.origin, "policy": job.policy.digest}
             for job in jobs

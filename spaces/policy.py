@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from spaces.errors import InvalidRequest
@@ -63,6 +63,7 @@ def format_order(order: Iterable[Stage]) -> str:
     return ">".join(stage.value for stage in order) or "none"
 
 
+@cache
 def parse_order(text: str) -> tuple[Stage, ...]:
     """The inverse of `format_order`.
 

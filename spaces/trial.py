@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from spaces.budget import Budget
@@ -157,9 +157,27 @@ class Measurement:
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, but got {value}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; equal to `dataclasses.asdict`, which takes five times as long."""
+        latency = self.latency
+        audit = tuple(
+            {
+                **_fields(stage),
+                "layers": {name: _fields(layer) for name, layer in stage.layers.items()},
+            }
+            for stage in self.audit
+        )
+        return {
+            **_fields(self),
+            "ledger": tuple(map(_fields, self.ledger)),
+            "latency": {**_fields(latency), "layers_ms": dict(latency.layers_ms)},
+            "seconds": dict(self.seconds),
+            "audit": audit,
+        }
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
-        """The inverse of `dataclasses.asdict`, also after JSON."""
+        """The inverse of `to_dict`, also after JSON."""
         audit = tuple(
             StageAudit(
                 **{
@@ -182,6 +200,10 @@ class Failure:
     layer: str
     stage: str
     reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready."""
+        return _fields(self)
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.stage, self.layer) if part)
@@ -222,9 +244,9 @@ class Trial:
         kind = "measurement" if isinstance(self.outcome, Measurement) else "failure"
         return {
             "number": self.number,
-            "identity": asdict(self.identity),
+            "identity": _fields(self.identity),
             "policy": self.policy.to_dict(),
-            kind: asdict(self.outcome),
+            kind: self.outcome.to_dict(),
             "origin": self.origin,
             "seen": self.seen,
             "running": list(self.running),
@@ -255,6 +277,11 @@ class Trial:
     def to_json(self) -> str:
         """One line."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass of plain values as `dataclasses.asdict` gives it, a record line's time faster."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def violations(

@@ -1,32 +1,49 @@
 """One Ray cluster for a whole test session: a start takes seconds, an engine then milliseconds."""
 
+import importlib
 import importlib.util
+import os
 from typing import Any
 
 from search.engines import Engine
 
-__all__ = ["HAS_RAY", "ray_engine", "session_cluster"]
+__all__ = ["HAS_RAY", "HAS_TUNE", "ray_engine", "session_address", "session_cluster"]
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
+HAS_TUNE = HAS_RAY and importlib.util.find_spec("pyarrow") is not None
 _started: list[Any] = []
 
 
-def session_cluster() -> None:
-    """Start it, once a process; Ray ends it with the process.
+def session_cluster() -> Any:
+    """Three emulated nodes, started once a process and joined by it; they end with it.
 
-    It pretends to have 4 CPUs and 2 GPUs: no test may need more cores than the machine has.
+    They pretend to have 4 CPUs and 2 GPUs: no test may need more cores than the machine has. Each
+    has one `place`, which spreads workers that need one over all three.
     """
     if not _started:
+        importlib.import_module("search.engines.ray")  # first: it decides how Ray is imported
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray
+        from ray.cluster_utils import Cluster
 
-        from search.engines.ray import cluster  # first: it turns usage reports off
+        place = {"place": 1}
+        # A killed node is missed after seconds, not a quarter of a minute.
+        system = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1000}
+        head = {"num_cpus": 2, "num_gpus": 2, "resources": place, "_system_config": system}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, resources=place)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        _started.append(cluster)
+    return _started[0]
 
-        assert cluster.RAY_CLIENT
-        quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        _started.append(ray.init(address="local", num_cpus=4, num_gpus=2, **quiet))
+
+def session_address() -> str:
+    """HOST:PORT, for commands in processes of their own."""
+    return str(session_cluster().address)
 
 
-def ray_engine(workers: int, **options: Any) -> Engine:
+def ray_engine(workers: int | None, **options: Any) -> Engine:
     """An engine on the session's cluster."""
     session_cluster()
     from search.engines.ray import RayEngine

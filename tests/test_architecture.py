@@ -31,7 +31,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tf_keras": ("evaluators.backends.keras", "evaluators.workloads"),
     "tensorflow_model_optimization": ("evaluators.backends.keras",),
     "ai_edge_litert": ("evaluators.artifacts.tflite",),
-    "ray": ("search.engines.ray",),
+    "ray": ("search.engines.ray", "search.tune"),
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),
     "waitress": ("dashboards.app",),

@@ -49,7 +49,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_example_is_the_file_in_docs() -> None:
-    names = ("my_net.py", "my_keras.py")
+    names = ("my_net.py", "my_keras.py", "my_tuner.py")
     examples = [(ROOT / "docs" / "examples" / n).read_text(encoding="utf-8") for n in names]
     assert blocks("python") == examples
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -105,18 +105,20 @@ class Restored:
         ledger: where its bytes are.
         run: (batch, ...) prepared inputs -> outputs, as the format's runtime computes them; both
             are the backend's tensors.
+        content: the file, where its runtime loads it once more.
     """
 
     weights: Mapping[str, np.ndarray]
     rounded_layers: frozenset[str]
     ledger: tuple[LedgerLine, ...]
     run: Callable[[Any], Any]
+    content: Content = field(default_factory=dict)
 
 
 class FileFormat(Protocol[R_contra]):
     """One format as one backend writes it.
 
-    `runtime` is what a measured latency names; "" = nothing here runs it.
+    `runtime` is what a measured latency names.
     """
 
     name: str
@@ -148,7 +150,11 @@ class FileFormat(Protocol[R_contra]):
         ...
 
     def timed(self, restored: Restored, removal: R_contra) -> Callable[[], object]:
-        """One inference of one sample, ready to be called many times."""
+        """One inference of one sample, ready to be called many times.
+
+        Raises:
+            CannotHold: the format's runtime is not on this machine, or cannot load the file.
+        """
         ...
 
 
@@ -241,6 +247,14 @@ class Backend(Protocol):
 
     def compress(self, policy: Policy, seeds: Seeds) -> Compressed | Failure:
         """Run a policy's stages in its order, with an audit after each."""
+        ...
+
+    def removal(self, policy: Policy, weights: Mapping[str, np.ndarray]) -> Removal:
+        """The channels a policy removed, from the whole weights it left."""
+        ...
+
+    def call(self, run: Callable[[Any], Any]) -> Callable[[], object]:
+        """One inference of one sample in the framework: the `run` of a `Restored`."""
         ...
 
     def baseline_score(self) -> Score:

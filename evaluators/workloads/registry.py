@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_WORKLOAD",
     "BuiltIn",
     "backend_of",
+    "call_user_function",
     "check_name",
     "list_workloads",
     "load_workload",
@@ -141,7 +142,7 @@ def load_workload(name: str) -> "AnyWorkload":
         return getattr(importlib.import_module(module), function)()  # type: ignore[no-any-return]
     if ":" in name:
         file, _, function = name.rpartition(":")
-        make = _user_function(Path(file), function, name)
+        make = _user_function(Path(file), function, f"workload {name}")
     else:
         make = _run(_plugins()[name].load, f"importing workload {name}")
     return _checked(_run(make, f"workload {name}"), name)
@@ -169,21 +170,37 @@ def _checked(workload: object, name: str) -> "AnyWorkload":
     return workload  # type: ignore[return-value]
 
 
-def _user_function(path: Path, function: str, name: str) -> Callable[[], object]:
+def call_user_function(name: str, what: str) -> object:
+    """Call a function of a user's file.
+
+    Args:
+        name: "path/to/file.py:function".
+        what: the flag that named it, for messages.
+
+    Raises:
+        InvalidRequest: no such file or function, or it raises.
+    """
+    file, colon, function = name.rpartition(":")
+    if not colon or not Path(file).is_file():
+        raise InvalidRequest(f"{what} must be path/to/file.py:function, but got {name!r}")
+    return _run(_user_function(Path(file), function, f"{what} {name}"), f"{what} {name}")
+
+
+def _user_function(path: Path, function: str, what: str) -> Callable[[], object]:
     path = path.resolve()
     # Appended, not put first: a folder `spaces/` beside the user's file must not hide ours.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"user_workload_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise InvalidRequest(f"workload {name}: {path} is not a Python file")
+        raise InvalidRequest(f"{what}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Registered, so that classes defined in the file can be pickled and copied.
     sys.modules[spec.name] = module
-    _run(partial(spec.loader.exec_module, module), f"workload {name}: importing {path.name}")
+    _run(partial(spec.loader.exec_module, module), f"{what}: importing {path.name}")
     make = getattr(module, function, None)
     if not callable(make):
-        raise InvalidRequest(f"workload {name}: {path.name} has no function {function!r}")
+        raise InvalidRequest(f"{what}: {path.name} has no function {function!r}")
     return make  # type: ignore[no-any-return]
 
 

@@ -18,7 +18,8 @@ from evaluators.workloads.registry import (
     check_name,
     list_workloads,
 )
-from search.cli.run import open_engine, read_restrictions
+from search.cli.engines import open_engine
+from search.cli.run import read_restrictions
 from search.cli.screen import make_console
 from search.session import capabilities_of
 from spaces import Target, build_space

@@ -19,7 +19,7 @@ EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
 DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
-ENGINES = ("local", "in-process", "ray")
+ENGINES = ("local", "in-process", "ray", "tune")
 FORMATS = ("packed", "onnx", "mlpackage")
 
 _EXAMPLES = """\
@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     adders = (
         _add_run, _add_resume, _add_readers, _add_dashboard, _add_files, _add_lists, _add_jobs,
+        _add_worker,
     )  # fmt: skip
     for add in adders:
         add(commands)
@@ -280,6 +281,20 @@ def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _json_argument(status)
 
 
+def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    worker = _command(
+        commands, "worker", "let this machine be a target: it times files for a cluster"
+    )
+    _target_argument(worker)
+    worker.add_argument(
+        "--ray-address", metavar="HOST:PORT", required=True, help="of the cluster to join"
+    )
+    worker.add_argument(
+        "--cpus", type=count, default=0, metavar="N",
+        help="trials that may also be trained here (default 0: nothing disturbs the timing)",
+    )  # fmt: skip
+
+
 def _workload_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workload", nargs="?", default="lenet300-mnist",
@@ -311,10 +326,10 @@ def _engine_arguments(
 ) -> None:
     parser.add_argument(
         "--workers", type=positive_int, metavar="N",
-        help="(default: the cores; with ray as many as the cluster holds)",
+        help="(default: the cores; with ray and tune as many as the cluster holds)",
     )  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, default="local", help="(default local)")
-    ray = command.add_argument_group("with --engine ray")
+    ray = command.add_argument_group("with --engine ray and --engine tune")
     ray.add_argument(
         "--ray-address", metavar="ADDRESS",
         help="auto (default: the cluster this machine is in), HOST:PORT, ray://HOST:PORT, or local",
@@ -332,6 +347,20 @@ def _engine_arguments(
     ray.add_argument(
         "--ray-wait", type=positive_float, metavar="SECONDS",
         help="give up when no node could run a trial for so long (default 120)",
+    )  # fmt: skip
+    ray.add_argument(
+        "--when-target-lost", choices=("modelled", "wait"),
+        help="when no node with the resource target:NAME times files any more: go on with modelled "
+        "latencies (default), or wait --ray-wait seconds for one, then end (resume goes on)",
+    )  # fmt: skip
+    ray.add_argument(
+        "--tune-callback", action="append", metavar="FILE.py:FUNCTION",
+        help="tune only: a function that returns a ray.tune.Callback, e.g. a logger; "
+        "may be repeated",
+    )  # fmt: skip
+    ray.add_argument(
+        "--tune-dir", metavar="FOLDER",
+        help="tune only: where Tune writes its logs (default: tune, beside the record)",
     )  # fmt: skip
 
 
@@ -361,6 +390,7 @@ _COMMANDS = {
     "stop": ("search.cli.jobs", "stop_command"),
     "space": ("search.cli.lists", "space_command"),
     "targets": ("search.cli.lists", "targets_command"),
+    "worker": ("search.cli.worker", "worker_command"),
     "workloads": ("search.cli.lists", "workloads_command"),
 }
 

@@ -3,10 +3,8 @@
 import argparse
 import itertools
 import json
-import os
 import re
 import shlex
-import signal
 import sys
 import time
 import tomllib
@@ -25,7 +23,9 @@ from evaluators import tasks
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
 from evaluators.workloads.registry import backend_of, check_name
+from search.cli.engines import engine_of, measuring, search_runner
 from search.cli.files import export_trial
+from search.cli.interrupts import interrupts
 from search.cli.main import EXIT_BUDGET_UNMET, EXIT_INTERRUPTED
 from search.cli.readers import answer_json, write_study_report
 from search.cli.screen import Screen, make_console, print_answer, print_notes, print_prepared
@@ -35,7 +35,7 @@ from search.cli.text import (
     layer_text,
     order_text,
 )
-from search.engines import ENGINES, Engine
+from search.engines import Engine
 from search.location import StudyLocation
 from search.naming import storage_flag, trial_name
 from search.record import Record, refuse_taken
@@ -43,6 +43,7 @@ from search.session import (
     Answer,
     Prepared,
     Request,
+    SearchRunner,
     answer_of,
     check_network,
     check_target,
@@ -55,11 +56,9 @@ from search.session import (
 )
 from spaces import InvalidRequest, StudyBroken
 
-__all__ = ["engine_of", "open_engine", "read_restrictions", "resume_command", "run_command"]
+__all__ = ["read_restrictions", "resume_command", "run_command"]
 
-MOST_DEFAULT_WORKERS = 8
 DRY_RUN_POLICIES = 12
-DEFAULT_RAY_WAIT_S = 120.0
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -88,22 +87,26 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_name(request.workload)
     target = load_target(request.target)
     choose_format(request.artifact_format, target, backend_of(request.workload))
-    with _interrupts(), engine_of(arguments) as engine:
-        with console.status("a worker scores the baseline and scans its layers"):
-            prepared = prepare(request, engine, location)
-        print_prepared(console, prepared)
-        _warn_of_arithmetic(console, prepared)
-        if arguments.dry_run:
-            return _dry_run(prepared, as_json=arguments.json)
-        record = Record.create(location, prepared.spec, prepared.profiled.profile, prepared.space)
-        return _drive(record, engine, console, arguments)
+    with interrupts(), engine_of(arguments) as engine:
+        runner = search_runner(arguments)
+        with measuring(engine, arguments, target, console) as engine_that_times:
+            with console.status("a worker scores the baseline and scans its layers"):
+                prepared = prepare(request, engine_that_times, location)
+            print_prepared(console, prepared)
+            _warn_of_arithmetic(console, prepared)
+            if arguments.dry_run:
+                return _dry_run(prepared, as_json=arguments.json)
+            profile = prepared.profiled.profile
+            record = Record.create(location, prepared.spec, profile, prepared.space)
+            return _drive(record, engine_that_times, console, arguments, runner)
 
 
 def resume_command(arguments: argparse.Namespace) -> int:
     """Go on with a study."""
     console = make_console(stderr=True)
     location = _known_location(arguments)
-    with _interrupts(), engine_of(arguments) as engine:
+    with interrupts(), engine_of(arguments) as engine:
+        runner = search_runner(arguments)
         record = Record.open(location)
         if arguments.trials is not None:
             with _closed_on_error(record):
@@ -118,11 +121,13 @@ def resume_command(arguments: argparse.Namespace) -> int:
                 highlight=False,
             )
             print_notes(console, spec.notes)
-            check_target(record, study_target(spec))
-            engine.configure(tasks.setup, worker_context(spec, location, record.profile))
-            with console.status("a worker compares the network with the recorded one"):
-                check_network(record, engine)
-            return _drive(record, engine, console, arguments)
+            target, profile = study_target(spec), record.profile
+            check_target(record, target)
+            with measuring(engine, arguments, target, console, profile) as engine_that_times:
+                engine_that_times.configure(tasks.setup, worker_context(spec, location, profile))
+                with console.status("a worker compares the network with the recorded one"):
+                    check_network(record, engine_that_times)
+                return _drive(record, engine_that_times, console, arguments, runner)
 
 
 def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record:
@@ -141,6 +146,7 @@ def _drive(
     engine: Engine,
     console: Console,
     arguments: argparse.Namespace,
+    runner: SearchRunner,
 ) -> int:
     spec, location = record.spec, record.location
     for notice in record.notices:
@@ -151,7 +157,7 @@ def _drive(
     with _closed_on_error(record):
         try:
             with Screen(console, record.judge, spec) as screen:
-                answer = drive(record, engine, screen, target, arguments.timeout)
+                answer = drive(record, engine, screen, target, arguments.timeout, runner)
         except KeyboardInterrupt:
             engine.kill()
             return _interrupted(record, console)
@@ -326,91 +332,9 @@ def _known_location(arguments: argparse.Namespace) -> StudyLocation:
 
 
 @contextmanager
-def engine_of(arguments: argparse.Namespace) -> Iterator[Engine]:
-    """The engine that `--engine` and its flags ask for; see `open_engine`.
-
-    Raises:
-        InvalidRequest: a flag of another engine, or a cluster that cannot be joined.
-    """
-    if arguments.engine == "ray":
-        with _ended(_ray_engine(arguments)) as engine:
-            yield engine
-        return
-    flags = ("ray_address", "cpus_per_trial", "gpus_per_trial", "resource_per_trial", "ray_wait")
-    for name in flags:
-        if getattr(arguments, name) is not None:
-            flag = "--" + name.replace("_", "-")
-            raise InvalidRequest(f"{flag} is for --engine ray, but got --engine {arguments.engine}")
-    with open_engine(arguments.engine, arguments.workers) as engine:
-        yield engine
-
-
-def _ray_engine(arguments: argparse.Namespace) -> Engine:
-    from search.engines.ray import Needs, RayEngine  # noqa: PLC0415 -- an optional extra
-
-    needs = Needs(
-        cpus=arguments.cpus_per_trial or 1.0,
-        gpus=arguments.gpus_per_trial or 0.0,
-        resources=dict(arguments.resource_per_trial or ()),
-    )
-    if needs.gpus > 1 and not needs.gpus.is_integer():
-        raise InvalidRequest(
-            f"--gpus-per-trial above 1 must be a whole number, but got {needs.gpus:g}"
-        )
-    return RayEngine(
-        arguments.workers,
-        address=arguments.ray_address or "auto",
-        needs=needs,
-        patience_s=arguments.ray_wait or DEFAULT_RAY_WAIT_S,
-    )
-
-
-@contextmanager
-def open_engine(name: str, workers: int | None) -> Iterator[Engine]:
-    """An engine whose workers end with the block: nothing of theirs is still wanted then.
-
-    Raises:
-        InvalidRequest: this engine cannot have so many workers.
-    """
-    if name == "in-process" and (workers or 1) != 1:
-        raise InvalidRequest(f"--workers must be 1 with --engine in-process, but got {workers}")
-    default = 1 if name == "in-process" else min(MOST_DEFAULT_WORKERS, _cores())
-    with _ended(ENGINES[name](workers or default)) as engine:
-        yield engine
-
-
-@contextmanager
-def _ended(engine: Engine) -> Iterator[Engine]:
-    try:
-        yield engine
-    finally:
-        engine.kill()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
 def _closed_on_error(record: Record) -> Iterator[None]:
     try:
         yield
     except BaseException:
         record.__exit__(*sys.exc_info())
         raise
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """SIGTERM, as clusters send it, means what Ctrl-C means."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluators.cost import CalibratedSize, SizeModel, file_kind, modelled_latency, size_model
+from search.proposers.modelled import is_measured
 from spaces import Judge, Policy, Target, Trial
 
 __all__ = ["BudgetFilter", "Sizes"]
@@ -116,7 +117,8 @@ class BudgetFilter:
     @property
     def _limit_ms(self) -> float | None:
         """The latency limit where the model is what will be reported, else None."""
-        return None if self._target.is_this_machine else self._budget.latency_ms
+        measured = is_measured(self._profile, self._target)
+        return None if measured else self._budget.latency_ms
 
     def reason(self, policy: Policy) -> str:
         """Why not; "" when the policy may keep every limit."""

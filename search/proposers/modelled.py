@@ -11,7 +11,12 @@ from evaluators.cost import modelled_latency
 from search.proposers.base import Proposal, Proposer
 from spaces import ModelProfile, Policy, Target, Trial
 
-__all__ = ["ModelledLatency"]
+__all__ = ["ModelledLatency", "is_measured"]
+
+
+def is_measured(profile: ModelProfile, target: Target) -> bool:
+    """Whether the study's latencies are a clock's: here, or on a node of the cluster."""
+    return target.is_this_machine or profile.latency_source != "modelled"
 
 
 class ModelledLatency:

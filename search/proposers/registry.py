@@ -3,7 +3,7 @@
 from search.proposers.base import Proposer
 from search.proposers.filter import BudgetFilter
 from search.proposers.greybox import GreyboxProposer
-from search.proposers.modelled import ModelledLatency
+from search.proposers.modelled import ModelledLatency, is_measured
 from search.proposers.optuna_samplers import SAMPLERS, OptunaProposer
 from search.proposers.warm import WarmProposer
 from spaces import Capabilities, InvalidRequest, Judge, SearchSpace, Target
@@ -43,7 +43,7 @@ def make_proposer(
     else:
         accept = budget_filter.accept if begins_warm else None
         inner = OptunaProposer("tpe" if begins_warm else name, space, judge, seed, accept)
-    if target.is_this_machine:
+    if is_measured(judge.profile, target):
         inner = ModelledLatency(inner, judge.profile, target)
     return WarmProposer(
         space,

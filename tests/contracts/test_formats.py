@@ -148,7 +148,7 @@ def test_latency_says_what_it_was_measured_on(room: Callable[[str], Bench]) -> N
     if bench.worker.target.machines and platform.machine() not in bench.worker.target.machines:
         pytest.skip("this machine is not the target")
     latency = bench.measure(Policy(), fidelity=0).latency
-    if not bench.worker.format.runtime:
+    if not bench.worker.target.is_this_machine:
         assert (latency.source, latency.device) == ("modelled", bench.worker.target.name)
         return
     assert latency.source == "measured"

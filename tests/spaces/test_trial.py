@@ -42,7 +42,8 @@ def test_trial_round_trip(one: Trial) -> None:
 
 @given(some.measurements)
 def test_measurement_round_trip(one: Measurement) -> None:
-    assert Measurement.from_dict(json.loads(json.dumps(asdict(one)))) == one
+    assert one.to_dict() == asdict(one)
+    assert Measurement.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 @given(some.identities)

@@ -189,6 +189,14 @@ class KerasBackend:
         layers = tuple(self.network.layers)
         return Compressed(student.artifact, effective, layers, lambda _: NoRemoval(), audit)
 
+    def removal(self, policy: Policy, weights: Mapping[str, np.ndarray]) -> NoRemoval:  # noqa: ARG002 -- none here
+        """See `Backend.removal`."""
+        return NoRemoval()
+
+    def call(self, run: Callable[[Any], Any]) -> Callable[[], object]:
+        """See `Backend.call`."""
+        return lambda: run(self._sample)
+
     def _tidy(self) -> None:
         """Keras keeps names of every layer it ever made, and their graphs refer to themselves."""
         keras.backend.clear_session()

@@ -1,7 +1,7 @@
 """PyTorch behind a worker: a workload whose network is a `torch.nn.Module`."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -154,11 +154,25 @@ class TorchBackend:
         student, audit = done
 
         def removal(artifact: Artifact) -> Removal:
-            dead = _dead_channels(policy, student, dense(artifact))
-            return Removal(self.baseline, self._sample(), dead)
+            return self.removal(policy, dense(artifact))
 
         layers = tuple(student.layers)
         return Compressed(artifact_of(student), _effective(student), layers, removal, audit)
+
+    def removal(self, policy: Policy, weights: Mapping[str, np.ndarray]) -> Removal:
+        """See `Backend.removal`."""
+        dead = _dead_channels(policy, self.groups, weights)
+        return Removal(self.baseline, self._sample(), dead)
+
+    def call(self, run: Callable[[Any], Any]) -> Callable[[], object]:
+        """See `Backend.call`."""
+        sample = self._sample()
+
+        def once() -> object:
+            with torch.inference_mode():
+                return run(sample)
+
+        return once
 
     def baseline_score(self) -> Score:
         """See `Backend.baseline_score`."""
@@ -186,11 +200,11 @@ def _effective(student: Student) -> dict[str, np.ndarray]:
 
 
 def _dead_channels(
-    policy: Policy, student: Student, weights: Mapping[str, np.ndarray]
+    policy: Policy, groups: Sequence[ChannelGroup], weights: Mapping[str, np.ndarray]
 ) -> dict[str, list[int]]:
     """First layer of each channel-pruned group -> its all-zero output channels."""
     dead: dict[str, list[int]] = {}
-    for group in student.groups:
+    for group in groups:
         if any(policy.layer(name).pattern == "channel" for name in group.layers):
             # Every layer of a group lost the same channels, with its bias and the norms behind
             # it; rounding may have emptied more of one of them, which changes nothing elsewhere.

@@ -169,10 +169,10 @@ class _OnnxNetwork:
 
 
 class MlPackageFormat:
-    """`mlpackage`: Core ML runs it on a Mac or a phone; here its stored weights run in torch."""
+    """`mlpackage`: Core ML runs it on a Mac or a phone; elsewhere its weights run in torch."""
 
     name = "mlpackage"
-    runtime = ""
+    runtime = "Core ML"
 
     def __init__(self, model: nn.Module, sample: Tensor) -> None:
         """Args: model: of the workload's architecture; sample: (1, ...) prepared input."""
@@ -218,15 +218,13 @@ class MlPackageFormat:
             if name not in computed and name.endswith("num_batches_tracked"):
                 computed[name] = FloatTensor(name, values.float().numpy())
         network = load_artifact(model, Artifact(tuple(computed.values())))
-        return Restored(package.weights, frozenset(), package.ledger, network)
+        return Restored(package.weights, frozenset(), package.ledger, network, content)
 
-    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:  # noqa: ARG002
-        """See `FileFormat.timed`.
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
+        """See `FileFormat.timed`."""
+        from evaluators.artifacts.mlpackage.runtime import load  # noqa: PLC0415
 
-        Raises:
-            CannotHold: always; Core ML does not run here.
-        """
-        raise CannotHold("", "mlpackage: nothing on this machine runs Core ML")
+        return load(restored.content, removal.sample.numpy())
 
 
 def make_format(

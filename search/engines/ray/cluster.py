@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ def _show_token() -> None:
     `ray.init` on this machine makes one, and `ray start` uses it from then on (Ray 2.60).
     """
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
+    # Ray reads the mode when it is imported: set later, only the processes it starts would know.
+    is_asked = os.environ.get("RAY_AUTH_TOKEN") or file.is_file()
+    if is_asked and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -106,6 +109,9 @@ def join(address: str) -> None:
         if not ray.is_initialized():
             _connect(address)
             _connection.is_ours = True
+        # Ray prints the deaths of nodes on stdout whatever `log_to_driver` says, and has no other
+        # switch; a result as JSON stands alone there.
+        ray._private.worker._worker_logs_enabled = False
         _connection.users += 1
 
 

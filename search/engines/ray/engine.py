@@ -78,6 +78,7 @@ class _State:
     waiting: deque[_Task] = field(default_factory=deque)
     is_closed: bool = False
     is_killed: bool = False
+    is_resting: bool = False
     failed_starts: int = 0
     refusal: SearchError | None = None
 
@@ -87,6 +88,8 @@ class RayEngine(Engine):
 
     Attributes:
         workers: changes with the cluster.
+        needs: of each trial.
+        patience_s: how long a task waits for any worker process to be there.
     """
 
     def __init__(
@@ -109,8 +112,8 @@ class RayEngine(Engine):
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, but got {workers}")
-        self._asked, self._address, self._needs = workers, address, needs or Needs()
-        self._patience_s = patience_s
+        self._asked, self._address, self.needs = workers, address, needs or Needs()
+        self.patience_s = patience_s
         cluster.join(address)
         self._state = _State()
         self._changed = threading.Condition(threading.RLock())
@@ -129,7 +132,7 @@ class RayEngine(Engine):
 
     def _count(self, offered: Sequence[Mapping[str, float]]) -> None:
         """How many tasks can run now: those asked for, as far as the nodes can hold them."""
-        self._fits = max(1, cluster.places(offered, self._needs))
+        self._fits = max(1, cluster.places(offered, self.needs))
         self.workers = self._fits if self._asked is None else min(self._asked, self._fits)
 
     @property
@@ -153,9 +156,25 @@ class RayEngine(Engine):
                 raise RuntimeError("the engine is shut down")
             if not self._state.waiting:
                 self._alive_at_s = time.monotonic()
+            self._state.is_resting = False
             self._state.waiting.append(_Task(fn, args, kwargs, future))
+            self._grow()
             self._start_waiting()
         return future
+
+    def rest(self) -> None:
+        """End the idle workers: their places are free for others until the next task."""
+        with self._changed:
+            self._state.is_resting = True
+            for slot in [slot for slot in self._state.slots if slot.task is None]:
+                self._bury(slot)
+
+    def no_worker(self) -> InvalidRequest:
+        """What to say when nothing could run for `patience_s`."""
+        reason = cluster.shortage(cluster.nodes(), self.needs)
+        return InvalidRequest(
+            f"--engine ray: no worker after {self.patience_s:g} s (--ray-wait): {reason}"
+        )
 
     def kill(self) -> None:
         """See `Engine.kill`."""
@@ -209,25 +228,21 @@ class RayEngine(Engine):
         self._grow()
         if any(slot.hello is not None for slot in self._state.slots) or not self._state.waiting:
             self._alive_at_s = time.monotonic()
-        elif time.monotonic() - self._alive_at_s > self._patience_s:
-            reason = cluster.shortage(offered, self._needs)
-            self._refuse(
-                InvalidRequest(
-                    f"--engine ray: no worker after {self._patience_s:g} s (--ray-wait): {reason}"
-                )
-            )
+        elif time.monotonic() - self._alive_at_s > self.patience_s:
+            self._refuse(self.no_worker())
 
     def _grow(self) -> None:
         """Ask for the worker processes that are missing; Ray starts nodes for those that wait."""
         # All that were asked for, not all that fit: an autoscaler sees only what waits.
         wanted = self._fits if self._asked is None else self._asked
         is_over = self._state.is_closed and not self._state.waiting
-        while len(self._state.slots) < wanted and not is_over and self._state.refusal is None:
+        may_grow = not (is_over or self._state.is_resting or self._state.refusal is not None)
+        while len(self._state.slots) < wanted and may_grow:
             # Ray makes the methods' `.remote` at run time.
             actor: Any = ray.remote(WorkerProcess).options(
-                num_cpus=self._needs.cpus,
-                num_gpus=self._needs.gpus,
-                resources=dict(self._needs.resources),
+                num_cpus=self.needs.cpus,
+                num_gpus=self.needs.gpus,
+                resources=dict(self.needs.resources),
                 max_restarts=0,
                 max_task_retries=0,
             )

@@ -1,19 +1,23 @@
 """What only the Ray engine has: resources, a wait with an end, joining a cluster, same files."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.kills import write_workload
-from search.engines import Engine
-from spaces import InvalidRequest
-from tests.clusters import HAS_RAY, ray_engine, session_cluster
+from evaluators import tasks
+from search.engines import Engine, LocalEngine
+from search.location import StudyLocation
+from search.session import Request, prepare, proposer_of, worker_context
+from spaces import Failure, InvalidRequest, Measurement
+from tests.clusters import HAS_RAY, ray_engine, session_address, session_cluster
 from tests.contracts.test_engines import divide, gone, nap
 
 if not HAS_RAY:
@@ -21,6 +25,29 @@ if not HAS_RAY:
 
 from search.engines.ray import Needs
 from search.engines.ray.cluster import places, shortage
+
+
+def request(workload: str) -> Request:
+    """A short study of the tiny network on a target that is not here."""
+    return Request(
+        workload=workload,
+        target="m1",
+        budget_kb=None,
+        budget_download_kb=None,
+        max_latency_ms=None,
+        min_accuracy_percent=None,
+        max_drop_points=None,
+        proposer="random",
+        seed=0,
+        trials=9,
+        fidelity=None,
+        full_fidelity=None,
+        finalists=0,
+        device="auto",
+        restrictions={},
+        artifact_format="packed",
+    )
+
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "bigmem": 1.0}]
 
@@ -72,7 +99,7 @@ def test_a_resource_no_node_has_is_named_in_time() -> None:
     try:
         started = time.monotonic()
         future = engine.submit(divide, 1, 1)
-        with pytest.raises(InvalidRequest, match="needs 1 target:m1, but none of the 1 nodes has"):
+        with pytest.raises(InvalidRequest, match="needs 1 target:m1, but none of the 3 nodes has"):
             future.result(timeout=20)
         assert time.monotonic() - started < 10
         with pytest.raises(InvalidRequest, match="target:m1"):
@@ -91,6 +118,79 @@ def test_its_workers_end_with_it_and_the_cluster_stays() -> None:
     again.shutdown()
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert holds()
+
+
+def test_nodes_join_and_leave() -> None:
+    cluster = session_cluster()
+    needs = Needs(cpus=0.5, resources={"joining": 1.0})
+    first = cluster.add_node(num_cpus=1, resources={"joining": 1})
+    engine = ray_engine(None, needs=needs)
+    try:
+        until(lambda: engine.workers == 1 and len(engine.pids) == 1)
+        second = cluster.add_node(num_cpus=1, resources={"joining": 1})
+        until(lambda: engine.workers == 2 and len(engine.pids) == 2)
+        assert len({f.result() for f in [engine.submit(nap, 0.3) for _ in range(4)]}) == 2
+        cluster.remove_node(first, allow_graceful=False)
+        until(lambda: engine.workers == 1)
+        assert engine.submit(divide, 4, 2).result(timeout=60) == 2
+        cluster.remove_node(second, allow_graceful=False)
+    finally:
+        engine.kill()
+
+
+def node_of_worker(delay_s: float) -> str:
+    import ray
+
+    time.sleep(delay_s)
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def without_clock(outcome: Measurement | Failure) -> Measurement:
+    """What must be equal: everything but how long things took."""
+    assert isinstance(outcome, Measurement), outcome
+    audit = tuple(replace(stage, seconds=0.0) for stage in outcome.audit)
+    return replace(outcome, seconds={}, audit=audit)
+
+
+def test_three_nodes_give_the_files_of_the_local_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fixed list of policies, byte for byte."""
+    write_workload(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, dict[str, bytes]] = {}
+    outcomes: dict[str, list[Measurement]] = {}
+    engines = {"local": LocalEngine(1), "ray": ray_engine(3, needs=Needs(resources={"place": 1}))}
+    try:
+        location = StudyLocation(str(tmp_path), "local")
+        prepared = prepare(request("net.py:workload"), engines["local"], location)
+        profile = prepared.profiled.profile
+        proposer = proposer_of(prepared.spec, profile, prepared.space, prepared.target)
+        policies = [proposal.policy for proposal in proposer.propose([], [], 9)]
+        for name, engine in engines.items():
+            location = StudyLocation(str(tmp_path), name)
+            engine.configure(tasks.setup, worker_context(prepared.spec, location, profile))
+            fidelity = prepared.spec.fidelity
+            asked = [(prepared.spec.identity(p, fidelity), p) for p in policies]
+            futures = [engine.submit(tasks.evaluate, *each) for each in asked]
+            outcomes[name] = [without_clock(future.result()) for future in futures]
+            files = location.artifacts_dir.iterdir()
+            made[name] = {path.name: path.read_bytes() for path in files}
+        nodes = {f.result() for f in [engines["ray"].submit(node_of_worker, 0.3) for _ in range(3)]}
+    finally:
+        for engine in engines.values():
+            engine.kill()
+    assert len(nodes) == 3
+    assert len(made["local"]) >= 5
+    assert made["ray"] == made["local"]
+    assert outcomes["ray"] == outcomes["local"]
+
+
 # The command -------------------------------------------------------------------------------------
 
 
@@ -103,13 +203,6 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=200,
         check=False,
     )
-
-
-def address() -> str:
-    session_cluster()
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize(
@@ -132,30 +225,11 @@ def test_refusals(flags: list[str], said: str, tmp_path: Path) -> None:
 
 def test_no_such_resource_in_the_command(tmp_path: Path) -> None:
     write_workload(tmp_path)
-    flags = ["--resource-per-trial=bigmem=1", "--ray-wait=2", f"--ray-address={address()}"]
+    flags = ["--resource-per-trial=bigmem=1", "--ray-wait=2", f"--ray-address={session_address()}"]
     done = run(tmp_path, "--engine=ray", *flags)
     assert done.returncode == 2, done.stderr
     assert "no worker after 2 s (--ray-wait): a trial needs 1 bigmem, but none" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_same_files_as_the_local_engine(tmp_path: Path) -> None:
-    """A fixed list of policies (one worker, so the proposals are the same), byte for byte."""
-    write_workload(tmp_path)
-    asked = ["--trials=6", "--finalists=2", "--workers=1", "--proposer=random", "--json"]
-    asked += ["--format=packed"]
-    files = {}
-    for name, flags in {
-        "local": ["--engine=local"],
-        "ray": ["--engine=ray", f"--ray-address={address()}"],
-    }.items():
-        done = run(tmp_path, *asked, *flags, f"--study={name}")
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["file"].endswith("best.packed")
-        folder = tmp_path / "search-runs" / name / "artifacts"
-        files[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert len(files["local"]) >= 2
-    assert files["ray"] == files["local"]
 
 
 @pytest.mark.kill
@@ -176,7 +250,7 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
     )
     root = str(Path(__file__).parents[3])
     driver = subprocess.Popen(
-        [sys.executable, str(script), address()],
+        [sys.executable, str(script), session_address()],
         env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
         text=True,
@@ -189,53 +263,6 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path: Path) -> None:
     assert gone(pids, within_s=20)
 
 
-ELASTIC = """
-import time
-from ray.cluster_utils import Cluster
-from search.engines.ray import RayEngine
-from tests.contracts.test_engines import divide, nap
-
-
-def until(holds):
-    deadline = time.monotonic() + 40
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert holds()
-
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-engine = RayEngine(None, address=cluster.address)
-assert engine.workers == 1
-node = cluster.add_node(num_cpus=1)
-until(lambda: engine.workers == 2 and len(engine.pids) == 2)
-assert len({f.result() for f in [engine.submit(nap, 0.5) for _ in range(4)]}) == 2
-cluster.remove_node(node, allow_graceful=False)
-until(lambda: engine.workers == 1)
-assert engine.submit(divide, 4, 2).result(timeout=60) == 2
-engine.kill()
-cluster.shutdown()
-print("elastic")
-"""
-
-
-def test_nodes_join_and_leave(tmp_path: Path) -> None:
-    """In a process of its own: this one is in the session's cluster."""
-    (tmp_path / "elastic.py").write_text(ELASTIC, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "elastic.py")],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[3]),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.stdout.strip().endswith("elastic"), done.stdout + done.stderr
-
-
 def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
     """Ray compares versions when it joins; a node pretends to be of another one."""
     code = (
@@ -244,7 +271,7 @@ def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
         "from search.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     write_workload(tmp_path)
-    flags = ["--engine=ray", f"--ray-address={address()}"]
+    flags = ["--engine=ray", f"--ray-address={session_address()}"]
     done = subprocess.run(
         [sys.executable, "-c", code, "run", "net.py:workload", *flags],
         cwd=tmp_path,

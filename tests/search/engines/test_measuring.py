@@ -1,0 +1,225 @@
+"""Latencies from a node that is the target: what happens to each answer, and on a real cluster."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.kills import trials_in, write_workload
+from evaluators import tasks
+from evaluators.messages import Profiled, WorkerContext
+from search.cli.main import main
+from search.engines import Engine
+from search.engines.measuring import MeasuringEngine, WhenLost
+from search.location import StudyLocation
+from search.record import RecordReader
+from spaces import Failure, InvalidRequest, Latency, Policy, StudyBroken, WorkerLost
+from tests.clusters import HAS_RAY, session_address
+from tests.search.simulated import write_file
+from tests.simulator import Simulator
+
+SIM = Simulator(layer_count=3)
+POLICY = Policy()
+MEASURED = Latency(0.5, 0.6, "measured", "torch-cpu on a-mac")
+IDENTITY = SIM.spec.identity(POLICY, SIM.spec.fidelity)
+
+
+class Scripted(Engine):
+    """Gives, or raises, one thing after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.workers = 2
+        self.answers, self.asked = list(answers), []
+
+    def configure(self, setup: Callable[..., None], context: object) -> None:
+        """Nothing to set up."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.asked.append((fn, *args))
+        future: Future[Any] = Future()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return future
+
+    def kill(self) -> None:
+        """Nothing to end."""
+
+
+def measuring(
+    folder: Path, times: Sequence[Any], trains: Sequence[Any] = (), when: WhenLost = "modelled"
+) -> tuple[MeasuringEngine, list[str], Scripted]:
+    measurement = SIM.measure(POLICY)
+    write_file(folder, measurement.sha256)
+    notices: list[str] = []
+    node = Scripted(*times)
+    trained = Scripted(*(trains or [measurement] * 3))
+    engine = MeasuringEngine(trained, node, "m1", when, notices.append)
+    engine.configure(tasks.setup, WorkerContext("simulated", "m1", "packed", str(folder)))
+    return engine, notices, node
+
+
+def evaluated(engine: Engine) -> Any:
+    return engine.submit(tasks.evaluate, IDENTITY, POLICY).result(timeout=5)
+
+
+def test_the_node_s_latency_takes_the_model_s_place(tmp_path: Path) -> None:
+    engine, notices, node = measuring(tmp_path, [MEASURED])
+    assert evaluated(engine) == replace(SIM.measure(POLICY), latency=MEASURED)
+    assert node.asked == [(tasks.probe, POLICY, {"": b"weights"})], "the file's own bytes"
+    assert not notices
+    assert engine.workers == 3, "one file may be with the node while both others train"
+
+
+def test_the_baseline_is_timed_there_too(tmp_path: Path) -> None:
+    profiled = Profiled(SIM.profile, SIM.spec.metric, "torch", "cpu", 1000, 2000, 20000, 50, True)
+    engine, _, node = measuring(tmp_path, [MEASURED], [profiled])
+    profile = engine.submit(tasks.make_profile).result(timeout=5).profile
+    assert (profile.baseline_latency_ms, profile.latency_source) == (0.5, "measured")
+    assert profile.latency_device == "torch-cpu on a-mac"
+    assert node.asked == [(tasks.probe_baseline,)]
+
+
+def test_failures_and_other_tasks_pass(tmp_path: Path) -> None:
+    failure = Failure("fc1", "prune", "no")
+    engine, _, node = measuring(tmp_path, [], [failure, 7, WorkerLost("died")])
+    assert evaluated(engine) == failure
+    assert engine.submit(tasks.score_test, "0" * 64).result(timeout=5) == 7
+    with pytest.raises(WorkerLost):
+        evaluated(engine)
+    assert not node.asked
+
+
+def test_a_node_that_dies_is_replaced_once_for_a_file(tmp_path: Path) -> None:
+    engine, notices, _ = measuring(tmp_path, [WorkerLost("died"), MEASURED])
+    assert evaluated(engine).latency == MEASURED
+    assert len(notices) == 1
+    assert "the node that times files for m1 died" in notices[0]
+
+
+def test_lost_for_good_is_modelled_and_said_once(tmp_path: Path) -> None:
+    engine, notices, node = measuring(tmp_path, [MEASURED, InvalidRequest("no worker after 10 s")])
+    assert [evaluated(engine).latency.source for _ in range(3)] == [
+        "measured",
+        "modelled",
+        "modelled",
+    ]
+    assert len(notices) == 1
+    assert "modelled: no worker after 10 s" in notices[0]
+    assert len(node.asked) == 2, "nobody is asked again"
+    assert engine.workers == 2
+
+
+def test_lost_for_good_ends_a_run_that_waits(tmp_path: Path) -> None:
+    engine, _, _ = measuring(tmp_path, [InvalidRequest("no worker after 9 s")], when="wait")
+    with pytest.raises(StudyBroken, match=r"target:m1: no worker after 9 s; what was recorded"):
+        evaluated(engine)
+
+
+def test_a_file_that_cannot_be_timed_is_modelled_alone(tmp_path: Path) -> None:
+    engine, notices, _ = measuring(tmp_path, [ValueError("odd"), MEASURED])
+    assert [evaluated(engine).latency.source for _ in range(2)] == ["modelled", "measured"]
+    assert notices == ["one latency for m1 is modelled: ValueError: odd"]
+
+
+# The command, with a node on loopback ---------------------------------------------------------
+
+
+@pytest.fixture
+def node() -> Iterator["subprocess.Popen[str]"]:
+    """`search worker`, in a process group of its own with Ray's processes."""
+    command = ["worker", "--target=m1", f"--ray-address={session_address()}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.cli", *command], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "this machine is target:m1 in" in process.stderr.readline()
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.wait(timeout=20)
+    process.stderr.close()
+
+
+def raylet_of(resource: str) -> int:
+    """The process of the node that offers a resource: it stands on its command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"raylet") and any(resource.encode() in w for w in words):
+                    return int(entry.name)
+    raise AssertionError(f"no raylet with {resource}")
+
+
+@pytest.mark.kill
+@pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
+def test_a_node_measures_until_it_is_killed(
+    node: "subprocess.Popen[str]",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_workload(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    location = StudyLocation(str(tmp_path / "search-runs"), "timed")
+    raylet = raylet_of("target:m1")
+
+    def kill_after_two() -> None:
+        deadline, journal = time.monotonic() + 60, location.journal_path
+        while time.monotonic() < deadline:
+            if journal.exists() and trials_in(journal.read_bytes()) >= 2:
+                os.kill(raylet, signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_after_two)
+    killer.start()
+    asked = ["--trials=7", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
+    how = ["--engine=ray", f"--ray-address={session_address()}", "--study=timed", "--json"]
+    code = main(["run", "net.py:workload", *asked, *how])
+    killer.join()
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert json.loads(said.out)["trials"] == 7
+    assert "they are modelled: --engine ray: no worker after" in " ".join(said.err.split())
+    reader = RecordReader.open(location)
+    assert reader.profile.latency_source == "measured"
+    latencies = [t.measurement.latency for t in reader.trials() if t.measurement]
+    sources = [latency.source for latency in latencies]
+    assert sources == sorted(sources), "measured, then modelled"
+    assert sources[:2] == ["measured"] * 2
+    assert sources[-1] == "modelled"
+    assert latencies[0].device.startswith("torch-cpu on ")
+    assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
+    resume = ["resume", "timed", "--trials=8", *how[:2], "--when-target-lost=wait", "--ray-wait=2"]
+    assert main(resume) == 1
+    assert "no worker after 2 s" in " ".join(capsys.readouterr().err.split())
+    assert len(RecordReader.open(location).trials()) == 7
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--target=host", "--ray-address=127.0.0.1:1"], "--target must be a profile of other"),
+        (["--target=m1", "--ray-address=127.0.0.1:9"], "127.0.0.1:9: nothing answers there"),
+        (["--target=m1", "--ray-address=auto"], "must be HOST:PORT of a cluster"),
+    ],
+)
+def test_refusals(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", *flags]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""`--engine tune` and a Tuner of one's own, on a real cluster of this machine."""
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from bench.kills import trials_in, write_workload
+from search.cli.main import main
+from search.location import StudyLocation
+from search.record import RecordReader
+from tests.clusters import HAS_TUNE, session_address
+from tests.test_docs import ROOT, _train_example
+
+if not HAS_TUNE:
+    pytest.skip("the extra `tune` is not installed", allow_module_level=True)
+
+#: Tune's own; not ours to mend.
+pytestmark = [pytest.mark.filterwarnings("default")]
+
+CALLBACK = """
+from pathlib import Path
+from ray import tune
+
+class Count(tune.Callback):
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        with Path("told.txt").open("a") as file:
+            file.write(trial.trial_id + chr(10))
+
+def make():
+    return Count()
+"""
+TRIALS = 7
+
+
+@pytest.mark.kill
+def test_a_killed_study_ends_with_the_asked_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kill -9 of the driver in mid-run; the record is read by everything that reads records."""
+    write_workload(tmp_path)
+    (tmp_path / "mine.py").write_text(CALLBACK, encoding="utf-8")
+    how = ["--engine=tune", f"--ray-address={session_address()}", "--workers=1"]
+    how += ["--tune-callback=mine.py:make"]
+    asked = [f"--trials={TRIALS}", "--finalists=1", "--target=m1", "--format=packed"]
+    run = ["run", "net.py:workload", *asked, "--study=tuned", *how]
+    location = StudyLocation(str(tmp_path / "search-runs"), "tuned")
+    with (tmp_path / "log.txt").open("w") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "search.cli", *run], cwd=tmp_path, stdout=log, stderr=log
+        )
+        with driver:
+            journal, deadline = location.journal_path, time.monotonic() + 100
+            while not journal.exists() or trials_in(journal.read_bytes()) < 2:
+                assert driver.poll() is None, (tmp_path / "log.txt").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            driver.send_signal(signal.SIGKILL)
+    before = RecordReader.open(location).trials()
+    assert 2 <= len(before) < TRIALS
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["resume", "tuned", *how, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == TRIALS, "nothing else is on stdout"
+    reader = RecordReader.open(location)
+    trials = reader.trials()
+    assert trials[: len(before)] == before
+    assert len(trials) == len({trial.identity.key for trial in trials}) == TRIALS
+    assert all(trial.measurement for trial in trials)
+    assert reader.finalists()
+    assert reader.driver_state().state == "finished"
+    study = optuna.load_study(study_name="tuned", storage=reader._storage)
+    assert len(study.get_trials(deepcopy=False)) == TRIALS
+    assert main(["front", "tuned", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["front"]
+    # The user's callback, and Tune's own loggers, which write when a run ends: not the killed one.
+    logs = list((location.folder / "tune").glob("*/trial-*/progress.csv"))
+    told = (tmp_path / "told.txt").read_text().split()
+    assert len(told) == len(set(told)) >= TRIALS
+    assert len(logs) >= TRIALS - len(before)
+
+
+def test_the_readme_s_tuner_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = ROOT / "docs" / "examples"
+    for name in ("my_net.py", "my_tuner.py"):
+        (tmp_path / name).write_text((example / name).read_text(), encoding="utf-8")
+    _train_example(tmp_path)
+    session_address()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["my_tuner.py", "4"])
+    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+    runpy.run_path(str(tmp_path / "my_tuner.py"), run_name="__main__")
+    table, front = capsys.readouterr().out.split("on the front\n")
+    assert "size_kb" in table
+    sizes = [int(line.split()[-1]) for line in front.splitlines()]
+    assert sizes
+    assert all(0 < size <= 2000 for size in sizes)
+    files = list((tmp_path / "search-runs" / "tune" / "artifacts").glob("*.packed"))
+    assert len(files) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--engine=ray", "--tune-dir=x"], "--tune-dir is for --engine tune, but got --engine ray"),
+        (["--engine=tune", "--ray-address=ray://h:1"], "must be auto, local or HOST:PORT with"),
+        (["--engine=tune", "--tune-callback=no.py:f"], "must be path/to/file.py:function"),
+    ],
+)
+def test_refusals(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_workload(tmp_path)
+    where = [f"--ray-address={session_address()}", *flags]
+    assert main(["run", f"{tmp_path / 'net.py'}:workload", *where]) == 2
+    assert said in capsys.readouterr().err
