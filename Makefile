@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-run: $(STAMP) ## install, then search the embedded default for a file within 250 KB
+run: $(STAMP)-run ## install, then search the embedded default for a file within 250 KB
 	$(BIN)/search run --budget-kb 250 --target m1 --workers 2 --timeout 240
 
 test: $(STAMP) ## install, then run the whole test suite
@@ -68,10 +68,16 @@ ray-kill-test: $(STAMP) ## kill -9 of workers, raylets and drivers in a Ray clus
 picture: $(STAMP) ## make README's picture again from the latest study
 	$(BIN)/python -m bench.picture
 
+# Enough for `make run`: a few packages instead of every extra, TensorFlow among them.
+$(STAMP)-run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dashboard,coreml]'
+	touch $(STAMP)-run
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,images]'
-	touch $(STAMP)
+	touch $(STAMP) $(STAMP)-run
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
