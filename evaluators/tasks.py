@@ -13,6 +13,7 @@ from evaluators.messages import Profiled, Verified, WorkerContext
 from spaces import Failure, Identity, Latency, Measurement, Policy
 
 if TYPE_CHECKING:
+    from evaluators.calibration import ProbeTime
     from evaluators.worker import Worker
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "score_samples",
     "score_test",
     "setup",
+    "time_probe",
     "verify",
 ]
 
@@ -87,3 +89,10 @@ def probe_baseline() -> Latency:
 def verify(path: str) -> Verified:
     """See `Worker.verify`."""
     return _require_worker().verify(Path(path))
+
+
+def time_probe(number: int, artifact_format: str, kinds: tuple[str, ...]) -> "list[ProbeTime]":
+    """See `evaluators.backends.pytorch.probes.time_probe`; needs no `setup`."""
+    from evaluators.backends.pytorch import probes, process  # noqa: PLC0415 -- torch
+
+    return process.load(lambda: probes.time_probe(number, artifact_format, kinds))
