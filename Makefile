@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ bench-memory: $(STAMP) ## peak memory of the driver and of a worker
 
 bench-engines: $(STAMP) ## trials a second, cost and efficiency of each engine; a sweep of 256 workers; PARTS
 	$(BIN)/python -m bench.engines $(PARTS)
+
+bench-calibration: $(STAMP) ## error of the fitted latency model on networks it did not see
+	$(BIN)/python -m bench.calibration
 
 bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 	$(BIN)/python -m bench.coder
