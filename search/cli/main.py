@@ -20,7 +20,7 @@ DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process", "ray")
-FORMATS = ("packed", "onnx", "mlpackage")
+FORMATS = ("packed", "onnx", "mlpackage", "tflite")
 
 _EXAMPLES = """\
 examples:
