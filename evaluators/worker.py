@@ -155,6 +155,7 @@ class Worker:
             scan_passes=scan.passes,
             baseline_sha256=self.baseline_sha256(),
             gives_logits=scan.gives_logits,
+            backend=backend.name,
         )
         if self.target.is_this_machine:
             latency = measure_ms(self._baseline_call, device_name(self.format.runtime))

@@ -181,10 +181,10 @@ def worker_context(
 
 
 def capabilities_of(
-    profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
+    profile: ModelProfile, target: Target, fidelity: int
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What backend and format can both do for a network, and what each side removed."""
-    kinds = {layer.kind for layer in profile.layers}
+    kinds, backend = {layer.kind for layer in profile.layers}, profile.backend
     ours, theirs = (
         # Of kinds the network does not have, nothing needs to be said.
         replace(side, layers={k: can for k, can in side.layers.items() if k in kinds})
@@ -244,7 +244,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
             f"--fidelity must be 0 or at least {least}, a batch of {profiled.batch_size} samples "
             f"for each of {len(Stage)} stages, but got {fidelity}"
         )
-    capabilities, removed = capabilities_of(profile, target, fidelity, profiled.backend)
+    capabilities, removed = capabilities_of(profile, target, fidelity)
     spec = StudySpec(
         name=location.study,
         workload=workload,

@@ -10,4 +10,4 @@ def workload() -> KerasWorkload:
     data = np.load(here / "data.npz")  # x float (1000, 16), y int (1000,)
     x, y = data["x"], data["y"]
     train, validation = (x[:800], y[:800]), (x[800:], y[800:])
-    return KerasWorkload("my-keras", here / "net.h5", train, validation)
+    return KerasWorkload("my-keras", here / "net.keras", train, validation)

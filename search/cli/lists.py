@@ -45,7 +45,7 @@ def space_command(arguments: argparse.Namespace) -> int:
     with open_engine("local", 1) as engine:
         engine.configure(tasks.setup, context)
         profiled = engine.submit(tasks.make_profile).result()
-    capabilities, removed = capabilities_of(profiled.profile, target, 1, profiled.backend)
+    capabilities, removed = capabilities_of(profiled.profile, target, fidelity=1)
     space = build_space(profiled.profile, capabilities, restrictions)
     if arguments.json:
         result = {

@@ -21,7 +21,7 @@ DEFAULT_FINALISTS = 8
 DEFAULT_PROBES = 60
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process", "ray", "tune")
-FORMATS = ("packed", "onnx", "mlpackage")
+FORMATS = ("packed", "onnx", "mlpackage", "tflite")
 
 _EXAMPLES = """\
 examples:

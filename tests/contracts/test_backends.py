@@ -184,9 +184,9 @@ def test_the_profile_knows_its_network(room: Callable[[str], Bench]) -> None:
 
 def offered(bench: Bench) -> SearchSpace:
     target = load_target("host")
-    profiled = bench.worker.make_profile()
-    both, _ = capabilities_of(profiled.profile, target, FIDELITY, profiled.backend)
-    return build_space(profiled.profile, both)
+    profile = bench.worker.profile
+    both, _ = capabilities_of(profile, target, FIDELITY)
+    return build_space(profile, both)
 
 
 def test_what_is_offered_can_be_honoured(room: Callable[[str], Bench]) -> None:

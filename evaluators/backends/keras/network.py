@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from spaces import InvalidRequest, tensor_name
 
-__all__ = ["COMPRESSIBLE", "KerasLayer", "Network", "load_model"]
+__all__ = ["COMPRESSIBLE", "KerasLayer", "Network", "fold_norms", "load_model"]
 
 #: Class of layer -> the kind that profiles and capabilities know it by.
 COMPRESSIBLE = {
@@ -66,7 +66,7 @@ def load_model(model: object) -> keras.Model:
             first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise InvalidRequest(
                 f"workload model: tf_keras cannot read {model}: {type(error).__name__}: {first}; "
-                "a file of Keras 3 must be saved again as .h5, or by tf_keras"
+                "one of Keras 3 must be built in tf_keras and be given its weights by set_weights"
             ) from None
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"
@@ -99,8 +99,73 @@ def load_model(model: object) -> keras.Model:
     return model
 
 
+def fold_norms(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
+    """A copy in which a layer does the work of the batch-norm behind it, and which norms are gone.
+
+    TFLite's converter folds them in any case, per channel, and then zeros stay but shared values
+    multiply. Folded before, what the stages establish is what the file holds. Fine-tuning then has
+    no batch-norm, as on a network deployed long ago.
+    """
+    folded = {
+        layer.name: before.name
+        for layer in model.layers
+        if (before := _foldable_into(layer)) is not None
+    }
+    hosts = set(folded.values())
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in folded:
+            return keras.layers.Activation("linear", name=layer.name)
+        config = layer.get_config()
+        if layer.name in hosts:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    norms = {host: norm for norm, host in folded.items()}
+    for layer in copy.layers:
+        if layer.name in folded or not layer.weights:
+            continue
+        original = model.get_layer(layer.name)
+        if layer.name in norms:
+            layer.set_weights(_folded_weights(original, model.get_layer(norms[layer.name])))
+        else:
+            layer.set_weights(original.get_weights())
+    return copy, folded
+
+
+def _foldable_into(norm: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The layer a batch-norm can be folded into: linear, and read by nothing else."""
+    if type(norm) is not keras.layers.BatchNormalization or len(norm.inbound_nodes) != 1:
+        return None
+    before = norm.inbound_nodes[0].inbound_layers
+    alone = not isinstance(before, list) and type(before) in COMPRESSIBLE
+    if not alone or len(before.outbound_nodes) != 1 or len(before.inbound_nodes) != 1:
+        return None
+    on_channels = tuple(norm.axis) == (len(before.output_shape) - 1,)
+    is_linear = before.activation is keras.activations.linear
+    return before if on_channels and is_linear else None
+
+
+def _folded_weights(layer: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
+    """(kernel, bias) with y = gamma * (x - mean) / sqrt(variance + epsilon) + beta inside."""
+    kernel = layer.kernel.numpy()
+    bias = layer.bias.numpy() if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
+    gain = 1.0 / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    if norm.scale:
+        gain = gain * norm.gamma.numpy()
+    beta = norm.beta.numpy() if norm.center else 0.0
+    # Kernels have the output channels last.
+    return [kernel * gain, (bias - norm.moving_mean.numpy()) * gain + beta]
+
+
 class Network:
-    """An architecture with its trained weights; `model` is a copy and is never trained."""
+    """An architecture with its trained weights; `model` is a copy and is never trained.
+
+    Attributes:
+        model: without the batch-norms that stood right behind a layer, see `fold_norms`.
+        folded: batch-norm -> the layer that now does its work.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         """Copy a loaded network.
@@ -108,8 +173,7 @@ class Network:
         Raises:
             InvalidRequest: it has no layer that can be compressed.
         """
-        self.model = keras.models.clone_model(model)
-        self.model.set_weights(model.get_weights())
+        self.model, self.folded = fold_norms(model)
         self.layers = {
             layer.name: _describe(layer)
             for layer in self.model.layers
@@ -125,7 +189,7 @@ class Network:
     @cached_property
     def excluded(self) -> tuple[tuple[str, str], ...]:
         """(layer, reason) of every layer with weights that no stage touches."""
-        found = []
+        found = [(norm, f"folded into {layer}") for norm, layer in self.folded.items()]
         for layer in self.model.layers:
             if layer.name in self.layers or not layer.weights:
                 continue

@@ -60,7 +60,7 @@ def test_the_readme_example_runs_and_its_driver_imports_no_framework(tmp_path: P
     from evaluators.backends.keras.process import prepare
 
     prepare()
-    save_example(tmp_path, "net.h5")
+    save_example(tmp_path, "net.keras")
     example = (ROOT / "docs" / "examples" / "my_keras.py").read_text(encoding="utf-8")
     (tmp_path / "my_keras.py").write_text(example, encoding="utf-8")
     done = subprocess.run(
@@ -124,7 +124,7 @@ def test_data_that_is_refused(change: dict[str, object], message: str) -> None:
 class TestNetworks:
     """In one process with TensorFlow."""
 
-    @pytest.fixture(autouse=True, scope="class")
+    @pytest.fixture(autouse=True)
     def prepared(self) -> None:
         from evaluators.backends.keras.process import prepare
 
@@ -172,7 +172,33 @@ class TestNetworks:
         with pytest.raises(InvalidRequest, match=r"the file has no tensor 0\.weight"):
             network.with_weights({})
 
-    def test_norms_are_kept_and_named(self) -> None:
+    def test_a_norm_behind_a_layer_is_folded_into_it(self) -> None:
+        import tf_keras as keras
+
+        from evaluators.backends.keras.network import Network
+
+        layers, rng = keras.layers, np.random.default_rng(0)
+        model = keras.Sequential(
+            [
+                layers.InputLayer((6, 6, 2)),
+                layers.Conv2D(5, 3, use_bias=False, name="c"),
+                layers.BatchNormalization(name="n"),
+                layers.ReLU(),
+                layers.Flatten(),
+                layers.Dense(3, name="d"),
+                layers.BatchNormalization(scale=False, name="m"),
+            ]
+        )
+        model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+        network = Network(model)
+        assert network.folded == {"n": "c", "m": "d"}
+        assert set(network.weights) == {"c.weight", "c.bias", "d.weight", "d.bias"}
+        inputs = rng.normal(size=(4, 6, 6, 2)).astype(np.float32)
+        expected = model(inputs, training=False).numpy()
+        assert np.allclose(network.model(inputs).numpy(), expected, rtol=1e-4, atol=1e-4)
+        assert ("n", "folded into c") in network.excluded
+
+    def test_norms_that_cannot_be_folded_are_kept_and_named(self) -> None:
         import tf_keras as keras
 
         from evaluators.artifacts.base import CannotHold
@@ -184,7 +210,7 @@ class TestNetworks:
         model = keras.Sequential(
             [
                 layers.InputLayer((4,)),
-                layers.Dense(3, name="d"),
+                layers.Dense(3, activation="relu", name="d"),
                 layers.BatchNormalization(name="n"),
             ]
         )
