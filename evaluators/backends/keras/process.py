@@ -5,7 +5,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -45,12 +45,12 @@ def prepare() -> None:
     # TFMOT knows Keras 2 only, also where `tf.keras` would be Keras 3.
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of libraries about each other
         import tensorflow as tf  # noqa: PLC0415 -- in worker processes only
         import tensorflow_model_optimization  # noqa: F401, PLC0415
     tf.get_logger().setLevel("ERROR")
+    _hide_gpus()
     threads = tf.config.threading
     if threads.get_intra_op_parallelism_threads() != 1:
         try:
@@ -61,6 +61,18 @@ def prepare() -> None:
                 "workload: its file runs TensorFlow before the workload is made; import "
                 "evaluators.workloads.keras in the file itself, so that one thread can be set first"
             ) from None
+
+
+def _hide_gpus() -> None:
+    """Unless the user chose some: TensorFlow takes a GPU's whole memory, which trials share.
+
+    Not by the environment, which other libraries of this process read too.
+    """
+    import tensorflow as tf  # noqa: PLC0415
+
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        with suppress(RuntimeError):  # it runs already, on what it found
+            tf.config.set_visible_devices([], "GPU")
 
 
 @contextmanager

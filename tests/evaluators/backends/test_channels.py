@@ -13,7 +13,6 @@ from evaluators.backends.pytorch.backend import _dead_channels
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
 from evaluators.backends.pytorch.export import load_artifact
 from evaluators.backends.pytorch.layers import compressible_layers
-from evaluators.backends.pytorch.student import Student
 from spaces import LayerPolicy, Policy
 from tests import networks
 from tests.evaluators.backends.conftest import Bench
@@ -112,8 +111,8 @@ def test_the_smaller_network_gives_the_same_outputs(
     measurement = room.measure(policy)
     artifact = decode(room.file(measurement).read_bytes())
     model = load_artifact(room.worker.backend.workload.model, artifact)
-    student = Student(room.worker.backend.workload.model, room.worker.backend.groups)
-    dead = _dead_channels(policy, student, room.weights(measurement))
+    groups = room.worker.backend.groups
+    dead = _dead_channels(policy, groups, room.weights(measurement))
     assert len(dead["stem"]) >= 4
     assert len(dead["inner"]) >= 2
     images = networks.images()[2].inputs
@@ -130,16 +129,16 @@ def test_a_channel_with_a_living_norm_is_not_dead(bench: Callable[[str], Bench])
     room = bench("residual")
     policy = asked(inner=0.34)
     weights = room.weights(room.measure(policy))
-    student = Student(room.worker.backend.workload.model, room.worker.backend.groups)
-    expected = _dead_channels(policy, student, weights)["inner"]
+    groups = room.worker.backend.groups
+    expected = _dead_channels(policy, groups, weights)["inner"]
     alive = next(c for c in range(6) if c not in expected)
     weights["inner.weight"][alive] = 0
-    assert _dead_channels(policy, student, weights)["inner"] == expected
+    assert _dead_channels(policy, groups, weights)["inner"] == expected
     weights["inner_norm.weight"][alive] = weights["inner_norm.bias"][alive] = 0
-    assert alive in _dead_channels(policy, student, weights)["inner"]
+    assert alive in _dead_channels(policy, groups, weights)["inner"]
     for part in ("inner.weight", "inner_norm.weight", "inner_norm.bias"):
         weights[part][:] = 0
-    assert _dead_channels(policy, student, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
+    assert _dead_channels(policy, groups, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
 
 
 def test_the_output_layer_is_refused_by_name(bench: Callable[[str], Bench]) -> None:
