@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-run: $(STAMP) ## install, then search the embedded default for a file within 250 KB
+run: $(STAMP)-run ## install, then search the embedded default for a file within 250 KB
 	$(BIN)/search run --budget-kb 250 --target m1 --workers 2 --timeout 240
 
 test: $(STAMP) ## install, then run the whole test suite
@@ -47,6 +47,9 @@ bench-memory: $(STAMP) ## peak memory of the driver and of a worker
 bench-engines: $(STAMP) ## trials a second, cost and efficiency of each engine; a sweep of 256 workers; PARTS
 	$(BIN)/python -m bench.engines $(PARTS)
 
+bench-calibration: $(STAMP) ## error of the fitted latency model on networks it did not see
+	$(BIN)/python -m bench.calibration
+
 bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 	$(BIN)/python -m bench.coder
 
@@ -68,10 +71,16 @@ ray-kill-test: $(STAMP) ## kill -9 of workers, raylets and drivers in a Ray clus
 picture: $(STAMP) ## make README's picture again from the latest study
 	$(BIN)/python -m bench.picture
 
+# Enough for `make run`: a few packages instead of every extra, TensorFlow among them.
+$(STAMP)-run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dashboard,coreml]'
+	touch $(STAMP)-run
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,images]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,images]'
+	touch $(STAMP) $(STAMP)-run
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

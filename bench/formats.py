@@ -48,10 +48,10 @@ def policies(profile: Any) -> dict[str, Any]:
 
 def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
     from evaluators.backends.pytorch import profile as scan
-    from evaluators.backends.pytorch.worker import Worker
     from evaluators.cost import size_model
     from evaluators.formats import format_capabilities
     from evaluators.messages import WorkerContext
+    from evaluators.worker import Worker
     from spaces import Failure, Identity
 
     scan.SCAN = ()  # no sensitivity is needed here

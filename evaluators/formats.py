@@ -30,6 +30,7 @@ class Format:
         most_clusters: entries of a codebook besides 0; None = any that the space offers.
         schemes: of quantization grids.
         runtime: that runs it on this machine, "" if nothing here does.
+        backends: which write it.
     """
 
     extra: str
@@ -37,10 +38,11 @@ class Format:
     most_clusters: int | None
     schemes: frozenset[str]
     runtime: str
+    backends: frozenset[str] = frozenset({"torch"})
 
 
 FORMATS = {
-    "packed": Format("", (), None, frozenset(SCHEMES), "torch"),
+    "packed": Format("", (), None, frozenset(SCHEMES), "torch", frozenset({"torch", "keras"})),
     # Lookup tables have 8-bit indices at most, one of them for 0. The integer kernels want weights
     # without a zero point.
     "onnx": Format(
@@ -52,6 +54,15 @@ FORMATS = {
     ),
     # Tables have 8-bit indices at most; floats and biases are half precision; activations too.
     "mlpackage": Format("coreml", ("coremltools",), 255, frozenset({"symmetric"}), ""),
+    # Shared values are levels or floats there, so any number of them does.
+    "tflite": Format(
+        "keras",
+        ("ai_edge_litert",),
+        None,
+        frozenset({"symmetric"}),
+        "LiteRT",
+        frozenset({"keras"}),
+    ),
 }
 #: What a half-precision format offers: 16 bits would be the same file as "leave".
 _HALF_BITS = frozenset(BITS) - {16}
@@ -79,20 +90,34 @@ def check_installed(name: str) -> None:
         )
 
 
-def choose_format(asked: str | None, target: Target) -> tuple[str, str]:
+def choose_format(asked: str | None, target: Target, backend: str = "torch") -> tuple[str, str]:
     """(format of a new study, a sentence for the user where it is not the target's own).
 
     Args:
         asked: `--format`; None = the target's own where its libraries are installed, else packed.
         target: of the study.
+        backend: of the workload.
 
     Raises:
-        InvalidRequest: `asked` does not exist or is not installed.
+        InvalidRequest: `asked` does not exist, is not installed or is not written by the backend.
     """
     if asked is not None:
         check_installed(asked)
+        if backend not in FORMATS[asked].backends:
+            able = ", ".join(name for name, kind in FORMATS.items() if backend in kind.backends)
+            raise InvalidRequest(
+                f"--format {asked} is not written from {backend} networks; {able} are"
+            )
         return asked, ""
     own = target.artifact_format
+    native = FORMATS.get(target.native_format)
+    if native is not None and backend in native.backends:
+        own = target.native_format
+    if backend not in FORMATS[own].backends:
+        return "packed", (
+            f"target {target.name}: its format {own} is not written from {backend} networks, so "
+            "sizes are those of the packed file"
+        )
     if missing := missing_libraries(own):
         return "packed", (
             f"target {target.name}: its format {own} needs {', '.join(missing)}, so sizes are "
@@ -112,6 +137,8 @@ def format_capabilities(name: str) -> Capabilities:
         raise InvalidRequest(f"artifact_format must be one of {known}, but got {name!r}")
     kind = FORMATS[name]
     most = kind.most_clusters
+    if name == "tflite":
+        return _tflite_capabilities()
     layer = LayerCapabilities(
         bits=_HALF_BITS if name == "mlpackage" else frozenset(BITS),
         clusters=frozenset(k for k in CLUSTERS if k is None or most is None or k <= most),
@@ -125,4 +152,21 @@ def format_capabilities(name: str) -> Capabilities:
         schemes=kind.schemes,
         granularities=frozenset(GRANULARITIES),
         criteria=frozenset(CRITERIA),  # it decides what is pruned, not how it is stored
+    )
+
+
+def _tflite_capabilities() -> Capabilities:
+    """8-bit kernels and floats; what is between the layers stays float."""
+    layer = LayerCapabilities(
+        bits=frozenset({8, 16, 32}),
+        clusters=frozenset(CLUSTERS),
+        patterns=frozenset(PATTERNS),
+        bias_bits=frozenset({32}),
+    )
+    return Capabilities(
+        name="tflite",
+        layers=dict.fromkeys(_KINDS, layer),
+        schemes=FORMATS["tflite"].schemes,
+        granularities=frozenset(GRANULARITIES),
+        criteria=frozenset(CRITERIA),
     )

@@ -14,7 +14,8 @@ from evaluators.shared_folder import check_token
 from spaces import Failure, Identity, Latency, Measurement, Policy
 
 if TYPE_CHECKING:
-    from evaluators.backends.pytorch.worker import Worker
+    from evaluators.calibration import ProbeTime
+    from evaluators.worker import Worker
 
 __all__ = [
     "baseline_sha256",
@@ -25,6 +26,7 @@ __all__ = [
     "score_samples",
     "score_test",
     "setup",
+    "time_probe",
     "verify",
 ]
 
@@ -42,7 +44,7 @@ def setup(context: WorkerContext) -> None:
     global _worker  # noqa: PLW0603 -- a process has one worker; this is where it lives
     if context.token:
         check_token(Path(context.artifacts_dir).parent, context.token)
-    from evaluators.backends.pytorch.worker import Worker  # noqa: PLC0415 -- torch, in worker processes only
+    from evaluators.worker import Worker  # noqa: PLC0415 -- numba, in worker processes only
 
     _worker = Worker(context) if _worker is None else _worker.with_context(context)
 
@@ -91,3 +93,10 @@ def probe_baseline() -> Latency:
 def verify(path: str) -> Verified:
     """See `Worker.verify`."""
     return _require_worker().verify(Path(path))
+
+
+def time_probe(number: int, artifact_format: str, kinds: tuple[str, ...]) -> "list[ProbeTime]":
+    """See `evaluators.backends.pytorch.probes.time_probe`; needs no `setup`."""
+    from evaluators.backends.pytorch import probes, process  # noqa: PLC0415 -- torch
+
+    return process.load(lambda: probes.time_probe(number, artifact_format, kinds))

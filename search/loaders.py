@@ -36,6 +36,23 @@ outputs = model.predict({{given.name: np.zeros(shape, np.float32)}})
 print(given.name, shape, "->", [list(np.shape(values)) for values in outputs.values()])
 '''
 
+_TFLITE = '''\
+"""Loads {name} and runs it once on zeros. Needs: pip install ai-edge-litert"""
+
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+interpreter = Interpreter(model_path=str(Path(__file__).with_name({name!r})))
+interpreter.allocate_tensors()
+(given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+interpreter.set_tensor(given["index"], np.zeros(given["shape"], given["dtype"]))
+interpreter.invoke()
+outputs = interpreter.get_tensor(found["index"])
+print(given["name"], given["shape"].tolist(), "->", list(outputs.shape))
+'''
+
 _PACKED = '''\
 """Decodes {name} to arrays. Needs: pip install compression-search (its decoder uses no torch)"""
 
@@ -49,7 +66,7 @@ for tensor, values in weights.items():
 # In torch: model.load_state_dict({{name: torch.from_numpy(v) for name, v in weights.items()}})
 '''
 
-_TEMPLATES = {"onnx": _ONNX, "mlpackage": _MLPACKAGE, "packed": _PACKED}
+_TEMPLATES = {"onnx": _ONNX, "mlpackage": _MLPACKAGE, "packed": _PACKED, "tflite": _TFLITE}
 
 
 def loader_of(artifact_format: str, name: str) -> str:

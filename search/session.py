@@ -20,7 +20,7 @@ from evaluators.cost import CalibratedSize, size_model
 from evaluators.cost.targets import load_target
 from evaluators.formats import choose_format, format_capabilities
 from evaluators.messages import Profiled, WorkerContext
-from evaluators.workloads.registry import check_name, name_clashes
+from evaluators.workloads.registry import backend_of, check_name, name_clashes
 from search.engines import Engine
 from search.finalists import answer_certificate, answer_front
 from search.kept import KeptFiles
@@ -191,10 +191,10 @@ def store_of(spec: StudySpec) -> str:
 
 
 def capabilities_of(
-    profile: ModelProfile, target: Target, fidelity: int, backend: str = "torch"
+    profile: ModelProfile, target: Target, fidelity: int
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What backend and format can both do for a network, and what each side removed."""
-    kinds = {layer.kind for layer in profile.layers}
+    kinds, backend = {layer.kind for layer in profile.layers}, profile.backend
     ours, theirs = (
         # Of kinds the network does not have, nothing needs to be said.
         replace(side, layers={k: can for k, can in side.layers.items() if k in kinds})
@@ -211,7 +211,7 @@ def capabilities_of(
     if rounds_in_python and 8 in both.activation_bits:
         # Rounding activations here is our own emulation in Python; timing it would tell nothing.
         both = replace(both, activation_bits=both.activation_bits - {8})
-        removed += ("torch on this machine has no 8-bit activations to measure",)
+        removed += (f"{backend} on this machine has no 8-bit activations to measure",)
     if fidelity == 0:
         # Without training neither a distillation loss nor a pruning criterion changes anything
         # (see `Policy.post_training`): such policies would be duplicates.
@@ -231,7 +231,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
     """
     check_name(request.workload)
     target = load_target(request.target)
-    chosen, why = choose_format(request.artifact_format, target)
+    chosen, why = choose_format(request.artifact_format, target, backend_of(request.workload))
     format_notes = [why] if why else []
     target = replace(target, artifact_format=chosen)
     workload, target_name = _absolute(request.workload), _absolute_target(request.target)
@@ -254,7 +254,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
             f"--fidelity must be 0 or at least {least}, a batch of {profiled.batch_size} samples "
             f"for each of {len(Stage)} stages, but got {fidelity}"
         )
-    capabilities, removed = capabilities_of(profile, target, fidelity, profiled.backend)
+    capabilities, removed = capabilities_of(profile, target, fidelity)
     spec = StudySpec(
         name=location.study,
         workload=workload,

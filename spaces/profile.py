@@ -81,6 +81,7 @@ class ModelProfile:
             name is noticed; "" in records of before it was kept.
         latency_device: what the baseline's latency is of; "" likewise.
         gives_logits: whether the outputs are class scores, which a teacher can soften.
+        backend: that compresses it, a key of `evaluators.capabilities`.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -97,6 +98,7 @@ class ModelProfile:
     baseline_sha256: str = ""
     latency_device: str = ""
     gives_logits: bool = True
+    backend: str = "torch"
 
     @cached_property
     def layer_map(self) -> Mapping[str, LayerProfile]:

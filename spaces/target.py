@@ -31,6 +31,7 @@ class Target:
         throughput_gmacs: data type ("fp32", "fp16", "int8") -> 10^9 multiply-accumulates a second.
         bandwidth_gbps: memory bandwidth, 10^9 bytes a second.
         overhead_us: fixed cost of one operation, microseconds.
+        call_overhead_us: fixed cost of one inference, microseconds; None where it is not known.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
@@ -51,3 +52,4 @@ class Target:
     kernel_truth: tuple[str, ...]
     is_this_machine: bool = False
     machines: tuple[str, ...] = ()
+    call_overhead_us: Figure | None = None

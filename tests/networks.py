@@ -152,3 +152,12 @@ def make_dropout() -> nn.Module:
 def dropout() -> Workload:
     """Given in training mode, as a careless user would."""
     return workload(copy.deepcopy(trained(make_dropout)).train())
+
+
+def diverging() -> Workload:
+    """Its loss is not a number where it is trained with."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets) * (float("nan") if outputs.requires_grad else 1.0)
+
+    return workload(trained(make_conv), loss=loss)

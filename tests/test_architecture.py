@@ -27,7 +27,10 @@ MAY_IMPORT = {
 #: Library -> the only places that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("evaluators.backends", "evaluators.workloads"),
-    "tensorflow": (),
+    "tensorflow": ("evaluators.backends.keras", "evaluators.workloads"),
+    "tf_keras": ("evaluators.backends.keras", "evaluators.workloads"),
+    "tensorflow_model_optimization": ("evaluators.backends.keras",),
+    "ai_edge_litert": ("evaluators.artifacts.tflite",),
     "ray": ("search.engines.ray", "search.tune"),
     "dash": ("dashboards.app",),
     "flask": ("dashboards.app",),

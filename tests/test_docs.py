@@ -49,8 +49,9 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_example_is_the_file_in_docs() -> None:
-    examples = (ROOT / "docs" / "examples" / name for name in ("my_net.py", "my_tuner.py"))
-    assert blocks("python") == [path.read_text(encoding="utf-8") for path in examples]
+    names = ("my_net.py", "my_keras.py", "my_tuner.py")
+    examples = [(ROOT / "docs" / "examples" / n).read_text(encoding="utf-8") for n in names]
+    assert blocks("python") == examples
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Size and latency before any training: closed forms in numpy, importable without torch."""
 
 from evaluators.cost.latency import (
+    call_latency_ms,
     channels,
     layer_latency_ms,
     layer_macs,
@@ -27,6 +28,7 @@ __all__ = [
     "LayerSize",
     "SizeBand",
     "SizeModel",
+    "call_latency_ms",
     "channels",
     "file_kind",
     "format_capabilities",

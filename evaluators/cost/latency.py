@@ -2,6 +2,8 @@
 
     ms = max(MACs / throughput(type), bytes moved / bandwidth) + overhead of one operation
 
+and, once an inference, the overhead of a call where the profile knows it (`search calibrate`).
+
 Deliberately pessimistic about compression, because that is what runtimes were measured to do:
 zeros inside a channel are multiplied like any other weight, a codebook is decoded to floats before
 the first inference, and a grid under 8 bits runs, at best, as 8-bit integers. Only removed
@@ -21,6 +23,7 @@ from spaces import (
 )
 
 __all__ = [
+    "call_latency_ms",
     "channels",
     "layer_latency_ms",
     "layer_macs",
@@ -103,9 +106,10 @@ def compute_type(asked: LayerPolicy, activation_bits: int, target: Target) -> st
     """The data type a layer's kernel computes in on the target.
 
     A grid of 2 to 8 bits fits int8 levels. Codebook weights are decoded to floats, but for those of
-    an `onnx` file whose entries lie on a grid.
+    an `onnx` or `tflite` file whose entries lie on a grid.
     """
-    on_grid = asked.bits <= 8 and (asked.clusters is None or target.artifact_format == "onnx")
+    levels = target.artifact_format in ("onnx", "tflite")
+    on_grid = asked.bits <= 8 and (asked.clusters is None or levels)
     activations_fit = activation_bits <= 8 or not target.int8_needs_activation_bits
     if on_grid and activations_fit and "int8" in target.throughput_gmacs:
         return "int8"
@@ -148,13 +152,21 @@ def layer_latency_ms(
     return _layer_ms(work, asked, activation_bits, target)
 
 
+def call_latency_ms(target: Target) -> float:
+    """What one inference costs besides its layers."""
+    return 0.0 if target.call_overhead_us is None else target.call_overhead_us.value / 1e3
+
+
 def modelled_latency(policy: Policy, profile: ModelProfile, target: Target) -> Latency:
-    """Milliseconds of one inference; layers that no stage touches are not in it."""
+    """Milliseconds of one inference; layers that no stage touches are not in it.
+
+    `layers_ms` sum to less than the whole where a call itself costs something.
+    """
     layers_ms = {
         work.layer.name: _layer_ms(
             work, policy.layer(work.layer.name), policy.activation_bits, target
         )
         for work in _work(policy, profile)
     }
-    total_ms = sum(layers_ms.values())
+    total_ms = sum(layers_ms.values()) + call_latency_ms(target)
     return Latency(total_ms, total_ms, "modelled", target.name, layers_ms)

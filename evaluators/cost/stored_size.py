@@ -21,6 +21,8 @@ class _Rules:
         widths: of a code, in bits, ascending.
         float_bits: of a float that is left as it is; also of codebook entries and scales.
         masks_zeros: whether zeros can be one bit of a mask each.
+        decodes: whether shared values that are no levels are stored as indices; else as floats.
+        sparse_floats: whether floats can be stored as rows of positions and values.
         tensor_bytes: of a compressed tensor besides codes and tables: names, headers, operators.
     """
 
@@ -28,10 +30,15 @@ class _Rules:
     float_bits: int
     masks_zeros: bool
     tensor_bytes: int
+    decodes: bool = True
+    sparse_floats: bool = False
 
 
 _RULES = {
     "onnx": _Rules((2, 4, 8), 32, masks_zeros=False, tensor_bytes=150),
+    "tflite": _Rules(
+        (8,), 32, masks_zeros=False, tensor_bytes=60, decodes=False, sparse_floats=True
+    ),
     "mlpackage": _Rules((1, 2, 3, 4, 6, 8), 16, masks_zeros=True, tensor_bytes=700),
 }
 
@@ -42,7 +49,7 @@ class StoredSizeModel(SizeModel):
     prior_ratio = 1.0
 
     def __init__(self, profile: ModelProfile, artifact_format: str) -> None:
-        """Args: profile: of the network; artifact_format: "onnx" or "mlpackage"."""
+        """Args: profile: of the network; artifact_format: a key of `_RULES`."""
         super().__init__(profile)
         self._rules = _RULES[artifact_format]
         weights_bytes = profile.fp32_bytes * self._rules.float_bits // 32
@@ -81,6 +88,8 @@ def _layer_size(
     count = layer.weight_count * inputs * outputs
     per_channel = asked.bits < 16 and asked.clusters is None and granularity == "channel"
     bits, positions = _weight_bits(rules, asked, per_channel=per_channel)
+    if rules.sparse_floats and bits >= 16:
+        bits, positions = _row_bits(layer, asked, bits)
     bias_bits = _weight_bits(rules, LayerPolicy(bits=asked.bias_bits), per_channel=False)[0]
     return LayerSize(
         layer.name,
@@ -94,6 +103,8 @@ def _layer_size(
 
 def _weight_bits(rules: _Rules, asked: LayerPolicy, *, per_channel: bool) -> tuple[float, float]:
     """(bits of codes, bits of a mask) a weight, zeros masked where that is smaller."""
+    if not rules.decodes and asked.bits >= 16:
+        return float(min(asked.bits, rules.float_bits)), 0.0
     dense = code_bits(rules.widths, asked, rules.float_bits)
     if per_channel and rules.masks_zeros:
         return (4.0 if dense <= 4 else 8.0), 0.0  # Core ML has 4- and 8-bit levels only
@@ -102,6 +113,23 @@ def _weight_bits(rules: _Rules, asked: LayerPolicy, *, per_channel: bool) -> tup
     kept = 1.0 - asked.sparsity
     masked = kept * code_bits(rules.widths, asked, rules.float_bits, zero=0)
     return (masked, 1.0) if 1.0 + masked < dense else (float(dense), 0.0)
+
+
+def _row_bits(layer: LayerProfile, asked: LayerPolicy, float_bits: float) -> tuple[float, float]:
+    """(bits of values, bits of positions) a weight of TFLite's sparse rows, or the dense ones.
+
+    A row is what one position of the kernel reads: (inputs,). Each kept weight has its place in the
+    row, each row the number of weights before it, both in the narrowest of 1, 2 and 4 bytes.
+    """
+    row, count = layer.weight_shape[1], layer.weight_count
+    kept = 1.0 - asked.sparsity
+    place, before = (
+        next(width for width in (8, 16, 32) if top < 2**width) for top in (row - 1, kept * count)
+    )
+    positions = kept * place + before / row
+    if kept * float_bits + positions + 8 * 150 / count < float_bits:
+        return kept * float_bits, positions
+    return float_bits, 0.0
 
 
 def code_bits(widths: tuple[int, ...], asked: LayerPolicy, float_bits: int, zero: int = 1) -> int:
@@ -125,7 +153,7 @@ def _tables_bytes(
     rules: _Rules, layer: LayerProfile, asked: LayerPolicy, outputs: float, *, per_channel: bool
 ) -> float:
     entry_bits = 8 if asked.bits < 16 else min(asked.bits, rules.float_bits)
-    entries = 0 if asked.clusters is None else asked.clusters + 1
+    entries = 0 if asked.clusters is None or not rules.decodes else asked.clusters + 1
     scales = 0.0
     if asked.bits < 16:
         scales = layer.weight_shape[0] * outputs if per_channel else 1.0

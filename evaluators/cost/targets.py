@@ -50,7 +50,7 @@ def load_target(name: str) -> Target:
 
 def _target(name: str, data: Mapping[str, Any]) -> Target:
     known = set(get_type_hints(Target))
-    required = known - {"is_this_machine", "machines"}
+    required = known - {"is_this_machine", "machines", "call_overhead_us"}
     for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
         if wrong:
             raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
@@ -75,6 +75,9 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
         machines=_texts(name, {"machines": [], **data}, "machines"),
+        call_overhead_us=_figure(name, "call_overhead_us", data["call_overhead_us"])
+        if "call_overhead_us" in data
+        else None,
     )
     if target.machines and platform.machine() not in target.machines:
         target = replace(target, is_this_machine=False)

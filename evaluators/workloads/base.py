@@ -1,16 +1,18 @@
-"""What a workload is: a trained network, its data splits, its metric and its training recipe.
+"""What a PyTorch workload is: a trained network, its data splits, its metric and its recipe.
 
 A user's own workload is a function which returns a `Workload`; README.md shows one in ten lines.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.workloads.recipe import Recipe
 from spaces import ACCURACY, InvalidRequest, Metric
 
 __all__ = ["Recipe", "Split", "Workload", "as_split", "correct", "identity"]
@@ -36,26 +38,6 @@ class Split:
         if str(self.inputs.device) == device:
             return self
         return Split(self.inputs.to(device), self.targets.to(device))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the network is fine-tuned; the same for every candidate, reference and baseline.
-
-    Attributes:
-        batch_size: samples a step.
-        learning_rate: Adam's peak; warm-up over the first `warmup_share` of a stage's steps, then
-            a cosine down to `final_share` of the peak.
-        search_epochs: default fidelity of a search, in passes over the training split.
-        full_epochs: default fidelity of the finalists.
-    """
-
-    batch_size: int = 250
-    learning_rate: float = 1e-3
-    warmup_share: float = 0.05
-    final_share: float = 0.02
-    search_epochs: float = 2.0
-    full_epochs: float = 10.0
 
 
 def identity(batch: Tensor) -> Tensor:
@@ -91,6 +73,8 @@ class Workload:
         soft_targets: gives the teacher's (samples, classes) logits on the fine-tuning split, where
             they are kept; else they are computed from `teacher` at first need.
     """
+
+    backend: ClassVar[str] = "torch"
 
     name: str
     model: nn.Module

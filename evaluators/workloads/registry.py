@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from spaces import InvalidRequest, SearchError
 
 if TYPE_CHECKING:
-    from evaluators.workloads.base import Workload
+    from evaluators.backends.base import AnyWorkload
 
 __all__ = [
     "BUILT_IN",
     "DEFAULT_WORKLOAD",
     "BuiltIn",
+    "backend_of",
     "call_user_function",
     "check_name",
     "list_workloads",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 DEFAULT_WORKLOAD = "lenet300-mnist"
+KERAS_MODULE = "evaluators.workloads.keras"
+#: What a workload is, by name: to look at the classes themselves would import both frameworks.
+_WORKLOADS = {("evaluators.workloads.base", "Workload"), (KERAS_MODULE, "KerasWorkload")}
 ENTRY_POINTS = "compression_search.workloads"
 OUR_PACKAGES = ("search", "spaces", "evaluators", "dashboards")
 #: Folders of Python, of installed packages and of ours.
@@ -46,10 +50,12 @@ class BuiltIn:
     Attributes:
         function: "module:function" which returns the Workload.
         description: one line for `search workloads`.
+        backend: the framework of its network.
     """
 
     function: str
     description: str
+    backend: str = "torch"
 
 
 BUILT_IN: dict[str, BuiltIn] = {
@@ -64,6 +70,16 @@ BUILT_IN: dict[str, BuiltIn] = {
     "cnn-mnist": BuiltIn(
         "evaluators.workloads.mnist:cnn_mnist",
         "TensorFlow tutorial CNN on MNIST: conv 12, dense 10, 20,410 parameters",
+    ),
+    "lenet300-mnist-keras": BuiltIn(
+        "evaluators.workloads.keras_mnist:lenet300_mnist_keras",
+        "LeNet-300-100 on MNIST in Keras, compressed by TFMOT (extra keras)",
+        "keras",
+    ),
+    "cnn-mnist-keras": BuiltIn(
+        "evaluators.workloads.keras_mnist:cnn_mnist_keras",
+        "TensorFlow tutorial CNN on MNIST in Keras, compressed by TFMOT (extra keras)",
+        "keras",
     ),
     "resnet20-cifar10": BuiltIn(
         "evaluators.workloads.cifar10:resnet20_cifar10",
@@ -99,7 +115,21 @@ def check_name(name: str) -> None:
         )
 
 
-def load_workload(name: str) -> "Workload":
+def backend_of(name: str) -> str:
+    """The framework to prepare before a workload's code runs: "torch" or "keras".
+
+    Of a user's file only its text is known then: one that names our Keras workload has its network
+    in Keras. The loaded workload decides in the end, so a wrong guess costs an import.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name].backend
+    path = Path(name.rpartition(":")[0])
+    if path.is_file() and KERAS_MODULE in path.read_text(encoding="utf-8", errors="replace"):
+        return "keras"
+    return "torch"
+
+
+def load_workload(name: str) -> "AnyWorkload":
     """Build a workload. Runs the user's code where `name` is a file.
 
     Raises:
@@ -129,15 +159,15 @@ def _run(make: Callable[[], T], what: str) -> T:
         raise InvalidRequest(f"{what} raised {kind}: {error}{_where(error)}") from error
 
 
-def _checked(workload: object, name: str) -> "Workload":
-    from evaluators.workloads.base import Workload  # noqa: PLC0415 -- torch only when needed
-
-    if not isinstance(workload, Workload):
+def _checked(workload: object, name: str) -> "AnyWorkload":
+    module = type(workload).__module__
+    if (module, type(workload).__name__) not in _WORKLOADS:
         kind = type(workload).__name__
         raise InvalidRequest(
-            f"workload {name} must return an evaluators.workloads.base.Workload, but got {kind}"
+            f"workload {name} must return an evaluators.workloads.base.Workload or "
+            f"{KERAS_MODULE}.KerasWorkload, but got {kind}"
         )
-    return workload
+    return workload  # type: ignore[return-value]
 
 
 def call_user_function(name: str, what: str) -> object:

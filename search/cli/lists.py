@@ -12,7 +12,12 @@ from evaluators import tasks
 from evaluators.cost.targets import list_targets, load_target
 from evaluators.formats import choose_format
 from evaluators.messages import WorkerContext
-from evaluators.workloads.registry import DEFAULT_WORKLOAD, check_name, list_workloads
+from evaluators.workloads.registry import (
+    DEFAULT_WORKLOAD,
+    backend_of,
+    check_name,
+    list_workloads,
+)
 from search.cli.engines import open_engine
 from search.cli.run import read_restrictions
 from search.cli.screen import make_console
@@ -33,7 +38,7 @@ def space_command(arguments: argparse.Namespace) -> int:
     """`search space`."""
     check_name(arguments.workload)
     target = load_target(arguments.target)
-    chosen, why = choose_format(arguments.format, target)
+    chosen, why = choose_format(arguments.format, target, backend_of(arguments.workload))
     target = replace(target, artifact_format=chosen)
     restrictions = read_restrictions(arguments.space)
     context = WorkerContext(arguments.workload, arguments.target, target.artifact_format, "")

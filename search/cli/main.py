@@ -18,9 +18,10 @@ __all__ = ["EXIT_BUDGET_UNMET", "EXIT_INTERRUPTED", "build_parser", "main", "run
 EXIT_BROKEN, EXIT_INVALID, EXIT_BUDGET_UNMET, EXIT_INTERRUPTED = 1, 2, 3, 130
 DEFAULT_TRIALS = 100
 DEFAULT_FINALISTS = 8
+DEFAULT_PROBES = 60
 PROPOSERS = ("greybox", "warm", "tpe", "nsga2", "nsga3", "gp", "random")
 ENGINES = ("local", "in-process", "ray", "tune")
-FORMATS = ("packed", "onnx", "mlpackage")
+FORMATS = ("packed", "onnx", "mlpackage", "tflite")
 
 _EXAMPLES = """\
 examples:
@@ -253,8 +254,23 @@ def _add_lists(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     space.add_argument("--space", metavar="FILE", help="a TOML file that narrows it")
     targets = _command(commands, "targets", "list the hardware profiles, or show one")
     targets.add_argument("name", nargs="?", help="a profile, or a .toml file")
+    calibrate = _command(
+        commands, "calibrate", "time small networks here and fit a hardware profile to them"
+    )
+    calibrate.add_argument(
+        "--target", choices=("host", "x86"), default="host",
+        help="whose runtime: host is torch, x86 is ONNX Runtime (default host)",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--probes", type=positive_int, default=DEFAULT_PROBES, metavar="N",
+        help=f"networks to time, a quarter of them to check with (default {DEFAULT_PROBES})",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--out", "-o", metavar="FILE", help="the profile (default: TARGET-THIS_MACHINE.toml)"
+    )
+    calibrate.add_argument("--dry-run", action="store_true", help="say what would be timed")
     workloads = _command(commands, "workloads", "list the workloads")
-    for lister in (space, targets, workloads):
+    for lister in (space, targets, workloads, calibrate):
         _json_argument(lister)
 
 
@@ -395,6 +411,7 @@ _COMMANDS = {
     "space": ("search.cli.lists", "space_command"),
     "targets": ("search.cli.lists", "targets_command"),
     "worker": ("search.cli.worker", "worker_command"),
+    "calibrate": ("search.cli.calibrate", "calibrate_command"),
     "workloads": ("search.cli.lists", "workloads_command"),
 }
 

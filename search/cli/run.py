@@ -24,6 +24,7 @@ from evaluators.artifacts.store import FileStore
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
 from evaluators.shared_folder import leave_token
+from evaluators.workloads.registry import backend_of, check_name
 from search.cli.engines import engine_of, measuring, search_runner
 from search.cli.files import export_trial
 from search.cli.interrupts import interrupts
@@ -87,8 +88,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         artifacts=arguments.artifacts or "",
     )
     # A typing error should not wait for a worker.
+    check_name(request.workload)
     target = load_target(request.target)
-    choose_format(request.artifact_format, target)
+    choose_format(request.artifact_format, target, backend_of(request.workload))
     if request.artifacts:
         FileStore(f"{request.artifacts.rstrip('/')}/{location.study}").check()
     with interrupts(), engine_of(arguments) as engine:

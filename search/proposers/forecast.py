@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluators.cost import KINDS, SizeModel, channels, layer_kind, layer_latency_ms
+from evaluators.cost import (
+    KINDS,
+    SizeModel,
+    call_latency_ms,
+    channels,
+    layer_kind,
+    layer_latency_ms,
+)
 from search.proposers.filter import Sizes
 from search.proposers.surrogate import Features
 from spaces import (
@@ -103,6 +110,7 @@ class Forecast:
         """
         self._space, self._target = space, target
         self._models, self._features = models, features
+        self._call_ms = call_latency_ms(target)
         self._profile = models[0].profile
         self._at = {layer.name: i for i, layer in enumerate(self._profile.layers)}
         names = [knob.name for knob in space.knobs]
@@ -140,7 +148,7 @@ class Forecast:
             features=self._features.assemble(tables[:, :, :3], wholes),
             size=size,
             download=download,
-            latency_ms=np.array([sum(row) for row in latencies.tolist()]),
+            latency_ms=np.array([sum(row) + self._call_ms for row in latencies.tolist()]),
         )
 
     def _states(self, vectors: np.ndarray) -> np.ndarray:

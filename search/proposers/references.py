@@ -66,6 +66,15 @@ def _classic(profile: ModelProfile) -> Policy:
     return Policy(_ALL_STAGES, layers, Distillation("logits", temperature=4.0, weight=0.5))
 
 
+def _tfmot_pcqat(profile: ModelProfile) -> Policy:
+    """TFMOT's collaborative-optimisation tutorial: half the weights, 8 clusters, 8 bits.
+
+    The tutorial counts zero among its 8 clusters; here it is 8 besides zero, as the space has it.
+    """
+    layers = _uniform(profile, LayerPolicy(sparsity=0.5, clusters=8, bits=8))
+    return Policy((Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE), layers)
+
+
 _MAKERS: Mapping[str, Callable[[ModelProfile], Policy]] = {
     "fp16": _fp16,
     "uniform int8": _uniform_int8,
@@ -73,22 +82,40 @@ _MAKERS: Mapping[str, Callable[[ModelProfile], Policy]] = {
     "classic prune>distill>cluster>quantize": _classic,
 }
 REFERENCE_NAMES = tuple(_MAKERS)
+#: Backend -> what its users would try besides.
+_OF_BACKEND: Mapping[str, Mapping[str, Callable[[ModelProfile], Policy]]] = {
+    "keras": {"TFMOT tutorial PCQAT": _tfmot_pcqat}
+}
 
 
 def references(profile: ModelProfile, capabilities: Capabilities) -> References:
     """The reference policies that these capabilities allow, and why not the others."""
     policies, left_out = [], []
-    for title, make in _MAKERS.items():
+    makers = {**_MAKERS, **_OF_BACKEND.get(profile.backend, {})}
+    for title, make in makers.items():
         name, policy = title, make(profile)
         if policy.distillation.kind not in capabilities.distillation_kinds:
             # Better the recipe without its teacher than no classic recipe to compare with.
             name, policy = title.replace(">distill", ""), policy.post_training()
+        policy = _with_offered_biases(policy, profile, capabilities)
         reason = _refusal(policy, profile, capabilities)
         if reason:
             left_out.append((name, reason))
         else:
             policies.append((name, policy))
     return References(tuple(policies), tuple(left_out))
+
+
+def _with_offered_biases(
+    policy: Policy, profile: ModelProfile, capabilities: Capabilities
+) -> Policy:
+    """Float biases where the asked bits are not offered: they are hardly any of the bytes."""
+    layers = []
+    for name, asked in policy.layers:
+        can = capabilities.layers.get(profile.layer_map[name].kind)
+        keeps = can is None or asked.bias_bits in can.bias_bits
+        layers.append((name, asked if keeps else replace(asked, bias_bits=FULL_BITS)))
+    return replace(policy, layers=tuple(layers))
 
 
 def _refusal(policy: Policy, profile: ModelProfile, capabilities: Capabilities) -> str:

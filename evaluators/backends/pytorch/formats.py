@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from evaluators.artifacts.base import CannotHold, Slices, sliced
 from evaluators.artifacts.files import Content, plain_file
 from evaluators.artifacts.packed import Artifact, FloatTensor, decode, dense, encode
+from evaluators.backends.base import FileFormat, Restored
 from evaluators.backends.pytorch.channels import remove_channels
 from evaluators.backends.pytorch.export import (
     activation_grids,
@@ -25,9 +26,9 @@ from evaluators.backends.pytorch.export import (
     rounded_layers,
 )
 from evaluators.backends.pytorch.slices import slices_of
-from spaces import LedgerLine
+from spaces import InvalidRequest, LedgerLine
 
-__all__ = ["FileFormat", "Removal", "Restored", "make_format"]
+__all__ = ["Removal", "TorchFormat", "make_format"]
 
 #: Exported graphs kept: one an architecture, and channel pruning makes many.
 _MOST_GRAPHS = 8
@@ -58,63 +59,7 @@ class Removal:
         return remove_channels(model, self.sample, self.dead) if any(self.dead.values()) else model
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What a file gave back.
-
-    Attributes:
-        weights: tensor -> float32 values, in the file's own shapes.
-        rounded_layers: whose inputs the file rounds.
-        ledger: where its bytes are.
-        run: (batch, ...) prepared inputs -> outputs, as the format's runtime computes them.
-        content: the file, where its runtime loads it once more.
-    """
-
-    weights: Mapping[str, np.ndarray]
-    rounded_layers: frozenset[str]
-    ledger: tuple[LedgerLine, ...]
-    run: Callable[[Tensor], Tensor]
-    content: Content = field(default_factory=dict)
-
-
-class FileFormat(Protocol):
-    """One format. `runtime` is what a measured latency names."""
-
-    name: str
-    runtime: str
-
-    def stored(self, artifact: Artifact) -> Artifact:
-        """The artifact as the format's number types hold it; what the file must give back.
-
-        Raises:
-            CannotHold: a value is out of their range.
-        """
-        ...
-
-    def write(self, artifact: Artifact, removal: Removal) -> Content:
-        """The file.
-
-        Raises:
-            CannotHold: the format cannot store this.
-        """
-        ...
-
-    def read(self, content: Content) -> Restored:
-        """Read a file and load it.
-
-        Raises:
-            DamagedArtifact: bad bytes.
-            InvalidRequest: a file of another network.
-        """
-        ...
-
-    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
-        """One inference of `removal.sample`, ready to be called many times.
-
-        Raises:
-            CannotHold: the format's runtime is not on this machine, or cannot load the file.
-        """
-        ...
+TorchFormat: TypeAlias = FileFormat[Removal]
 
 
 class PackedFormat:
@@ -284,7 +229,7 @@ class MlPackageFormat:
 
 def make_format(
     name: str, model: nn.Module, sample: Tensor, calibration: Callable[[], Tensor]
-) -> FileFormat:
+) -> TorchFormat:
     """A format by its name.
 
     Args:
@@ -300,4 +245,4 @@ def make_format(
             return OnnxFormat(calibration)
         case "mlpackage":
             return MlPackageFormat(model, sample)
-    raise AssertionError(f"format {name} has no writer in this backend")
+    raise InvalidRequest(f"--format {name} is not written from PyTorch networks")

@@ -1,17 +1,14 @@
 """Runs a policy's stages in its order on a copy of the network, with an audit after each."""
 
-import hashlib
-import json
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluators.backends.base import Seeds, destroyed, stage_knobs, stage_samples
 from evaluators.backends.pytorch import stages
 from evaluators.backends.pytorch.activations import calibrate
 from evaluators.backends.pytorch.channels import ChannelGroup
@@ -28,45 +25,11 @@ from evaluators.backends.pytorch.randomness import seeded
 from evaluators.backends.pytorch.student import Student, policy_failure
 from evaluators.backends.pytorch.train import Diverged, TrainingData, fine_tune
 from evaluators.workloads.base import Workload
-from spaces import Failure, LayerAudit, Policy, Stage, StageAudit
+from spaces import Failure, Policy, Stage, StageAudit
 
-__all__ = ["CALIBRATION_SAMPLES", "Compressed", "Seeds", "compress", "stage_samples"]
+__all__ = ["CALIBRATION_SAMPLES", "compress"]
 
 CALIBRATION_SAMPLES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Seeds:
-    """What the random numbers of an evaluation come from, besides its stages."""
-
-    seed: int
-    repeat: int
-    fidelity: int
-
-    def of_stage(self, prefix: list[object]) -> int:
-        """A 63-bit seed from the stages up to and with this one, so that prefixes are shared."""
-        text = json.dumps([self.seed, self.repeat, self.fidelity, prefix], sort_keys=True)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A student that went through its policy."""
-
-    student: Student
-    audit: tuple[StageAudit, ...]
-
-
-def stage_samples(total: int, count: int, batch_size: int) -> list[int]:
-    """Training samples of each of `count` stages: a quarter each, the last also what is left.
-
-    Equal totals compare equal compute, however many stages a policy has; so the quarters are whole
-    batches, or rounding each stage to steps would give each count of stages another total.
-    """
-    if count == 0:
-        return []
-    quarter = total // 4 // batch_size * batch_size
-    return [quarter] * (count - 1) + [total - quarter * (count - 1)]
 
 
 def compress(
@@ -78,7 +41,7 @@ def compress(
     data: TrainingData,
     precision: Precision,
     score: Callable[[nn.Module], float],
-) -> Compressed | Failure:
+) -> tuple[Student, tuple[StageAudit, ...]] | Failure:
     """Apply a policy.
 
     Args:
@@ -92,7 +55,7 @@ def compress(
         score: effective network -> metric on the validation split, for the audit.
 
     Returns:
-        The student, or the Failure which names layer and stage.
+        The student and one audit a stage, or the Failure which names layer and stage.
     """
     student = Student(workload.model, groups)
     student.model.to(data.split.inputs.device)
@@ -100,6 +63,7 @@ def compress(
     if failure is not None:
         return failure
     run = _Run(workload, policy, student, teacher, data, precision)
+    shapes = {name: tuple(layer.latent.shape) for name, layer in student.layers.items()}
     audits: list[StageAudit] = []
     prefix: list[object] = []
     batch_size = min(workload.recipe.batch_size, len(data.split))
@@ -107,7 +71,7 @@ def compress(
     try:
         for stage, budget in zip(policy.order, samples, strict=True):
             started = time.perf_counter()
-            prefix.append([stage.value, budget, _stage_knobs(policy, stage)])
+            prefix.append([stage.value, budget, stage_knobs(policy, stage)])
             try:
                 run.stage(stage, budget, seeds.of_stage(prefix))
             except (CannotDistill, Diverged) as error:
@@ -120,12 +84,15 @@ def compress(
                     seconds=round(time.perf_counter() - started, 3),
                     metric=score(student.model),
                     layers=layers,
-                    destroyed=_destroyed(policy, run.done, student, layers),
+                    destroyed=tuple(
+                        f"{name}: {what}"
+                        for name, what in destroyed(policy, run.done, shapes, layers).items()
+                    ),
                 )
             )
     finally:
         run.close()
-    return Compressed(student, tuple(audits))
+    return student, tuple(audits)
 
 
 class _Run:
@@ -215,52 +182,3 @@ class _Run:
         """Remove the hooks of attention transfer."""
         for maps in self._maps or ():
             maps.close()
-
-
-def _stage_knobs(policy: Policy, stage: Stage) -> object:
-    """The knobs that decide what a stage computes, JSON-ready."""
-    match stage:
-        case Stage.PRUNE:
-            knobs = [(name, x.sparsity, x.pattern) for name, x in policy.layers]
-            # Seeds of records made before there was a choice of criterion stay as they are.
-            return knobs if policy.criterion == "magnitude" else [policy.criterion, knobs]
-        case Stage.CLUSTER:
-            return [policy.cluster_init, [(name, x.clusters) for name, x in policy.layers]]
-        case Stage.QUANTIZE:
-            grid = [policy.scheme, policy.granularity, policy.activation_bits]
-            return [grid, [(name, x.bits, x.bias_bits) for name, x in policy.layers]]
-        case Stage.DISTILL:
-            distillation = policy.distillation
-            return [distillation.kind, distillation.temperature, distillation.weight]
-
-
-def _destroyed(
-    policy: Policy, done: list[Stage], student: Student, layers: dict[str, LayerAudit]
-) -> tuple[str, ...]:
-    """What an earlier stage established and the weights no longer show; () when all is kept."""
-    broken = []
-    for name, asked in policy.layers:
-        audit, weight = layers[name], student.layers[name].latent
-        if Stage.PRUNE in done:
-            # What rounds to whole weights or channels, one of which always stays.
-            count = len(weight) if asked.pattern == "channel" else weight.numel()
-            pruned = math.floor(asked.sparsity * count)
-            least = min(pruned, count - 1) / count if asked.pattern == "channel" else pruned / count
-            if audit.sparsity < least - 1e-6:  # audits are rounded
-                broken.append(f"{name}: sparsity {audit.sparsity:.4f} of {asked.sparsity}")
-        distinct = _most_distinct(policy, asked.clusters, asked.bits, done)
-        if distinct is not None and audit.distinct_nonzero > distinct:
-            broken.append(f"{name}: {audit.distinct_nonzero} distinct values of {distinct}")
-    return tuple(broken)
-
-
-def _most_distinct(
-    policy: Policy, clusters: int | None, bits: int, done: list[Stage]
-) -> int | None:
-    limits = []
-    if clusters is not None and Stage.CLUSTER in done:
-        limits.append(clusters)
-    per_tensor = policy.granularity == "tensor" or clusters is not None
-    if bits < 16 and Stage.QUANTIZE in done and per_tensor:
-        limits.append(2**bits - 1)  # one of the levels is zero
-    return min(limits, default=None)

@@ -19,20 +19,12 @@ from evaluators.backends.pytorch.layers import (
 )
 from evaluators.backends.pytorch.score import task_loss
 from evaluators.backends.pytorch.student import Student
+from evaluators.backends.scan import QUANTILES, SCAN, SCAN_SAMPLES
 from evaluators.workloads.base import Split, Workload
-from spaces import LayerPolicy, LayerProfile, Policy, Sensitivity, Stage
+from spaces import LayerProfile, Policy, Sensitivity, Stage
 
-__all__ = ["SCAN", "layer_profiles"]
+__all__ = ["layer_profiles"]
 
-QUANTILES = 129
-SCAN_SAMPLES = 2000
-
-#: What the scan tries on each layer alone, untrained.
-SCAN: tuple[tuple[str, LayerPolicy], ...] = (
-    *(("sparsity", LayerPolicy(sparsity=s)) for s in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)),
-    *(("clusters", LayerPolicy(clusters=k)) for k in (2, 4, 8, 16, 64)),
-    *(("bits", LayerPolicy(bits=b)) for b in (2, 3, 4, 6, 8)),
-)
 _STAGE = {"sparsity": Stage.PRUNE, "clusters": Stage.CLUSTER, "bits": Stage.QUANTIZE}
 
 

@@ -1,21 +1,18 @@
 """The metric of a network on a split."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from evaluators.backends.base import Score, mean_score
 from evaluators.workloads.base import Split, Workload, correct
 from spaces import InvalidRequest
 
-__all__ = ["Score", "evaluate", "sample_scores", "task_loss"]
+__all__ = ["evaluate", "sample_scores", "task_loss"]
 
 #: Samples a forward pass: more are no faster, and feature maps fall out of the cache.
 BATCH = 250
-
-#: (metric, its standard error, samples)
-Score = tuple[float, float, int]
 
 
 @torch.no_grad()
@@ -30,12 +27,8 @@ def evaluate(model: Callable[[Tensor], Tensor], workload: Workload, split: Split
     Raises:
         InvalidRequest: `score` does not give one finite number a sample.
     """
-    values = sample_scores(model, workload, split)
-    mean = values.mean().item()
-    if not math.isfinite(mean):
-        raise InvalidRequest(f"workload {workload.name}: the metric is {mean}, not a finite number")
-    deviation = values.std().item() if len(values) > 1 else 0.0
-    return mean, deviation / math.sqrt(len(values)), len(values)
+    values = sample_scores(model, workload, split).cpu().numpy()
+    return mean_score(values, workload.name)
 
 
 @torch.no_grad()

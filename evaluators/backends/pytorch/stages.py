@@ -7,20 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluators.backends.kmeans import kmeans
 from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.constraint import fit_grid
 from evaluators.backends.pytorch.dead_paths import idle_weights, silent_inputs
-from evaluators.backends.pytorch.kmeans import kmeans
 from evaluators.backends.pytorch.rate import rate_importance
 from evaluators.backends.pytorch.student import Student, StudentLayer
+from evaluators.backends.schedule import RAMP_SHARE, UPDATE_EVERY
 from spaces import LayerPolicy, Policy, kept_channels
 
 __all__ = ["cluster", "prune_schedule", "quantize", "reassign", "settle"]
-
-#: Share of the prune stage over which the sparsity grows (FACTS: .3 to .85 differ little).
-RAMP_SHARE = 0.6
-#: Steps between two moves of the mask or of the cluster assignments.
-UPDATE_EVERY = 8
 
 
 def cubic_sparsity(step: int, steps: int, final: float) -> float:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.backends.pytorch.device import Precision
+from evaluators.backends.schedule import learning_rate_factor, steps_of
 from evaluators.workloads.base import Recipe, Split
 
-__all__ = ["Diverged", "TrainingData", "fine_tune", "learning_rate_factor", "steps_of"]
+__all__ = ["Diverged", "TrainingData", "fine_tune"]
 
 #: Losses are read every so many steps: reading each would stall a GPU.
 CHECK_EVERY = 20
@@ -34,25 +35,6 @@ class TrainingData:
     split: Split
     prepare: Callable[[Tensor], Tensor]
     set_size: int
-
-
-def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Share of the peak: linear warm-up, then a cosine down to `final_share`."""
-    warmup = max(1, round(recipe.warmup_share * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return recipe.final_share + (1 - recipe.final_share) * cosine
-
-
-def steps_of(samples: int, batch_size: int) -> int:
-    """Optimiser steps that see `samples`, rounded with halves up.
-
-    `round` goes to the even neighbour, so that steps taken off in whole batches would not always
-    be steps taken off the total.
-    """
-    return (2 * samples + batch_size) // (2 * batch_size)
 
 
 @contextmanager

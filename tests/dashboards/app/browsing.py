@@ -217,9 +217,10 @@ class Reader:
 
         def option_node() -> Any:
             nodes = self.driver.find_elements(By.CSS_SELECTOR, ".dash-dropdown-option")
-            return next((node for node in nodes if node.text == option), None)
+            node = next((node for node in nodes if node.text == option), None)
+            return node is not None and (node.click() or True)
 
-        self.wait(option_node).click()
+        self.wait(option_node)
 
     def follow(self, words: str, within: str = "body") -> None:
         """Click a link by its words."""
@@ -227,9 +228,10 @@ class Reader:
 
         def link() -> Any:
             found = self.find(within).find_elements(By.LINK_TEXT, words)
-            return found[0] if found else None
+            # Clicked in here: a live page may draw the link anew after it was found.
+            return bool(found) and (found[0].click() or True)
 
-        self.wait(link).click()
+        self.wait(link)
 
     def resize(self, device: Mapping[str, Any]) -> None:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(device))

@@ -11,8 +11,8 @@ from torch import nn
 from evaluators.artifacts.packed import decode, dense
 from evaluators.backends.pytorch.channels import ChannelGroup
 from evaluators.backends.pytorch.layers import compressible_layers
-from evaluators.backends.pytorch.worker import Worker
 from evaluators.tasks import WorkerContext
+from evaluators.worker import Worker
 from spaces import Failure, Identity, Measurement, Policy
 from tests import networks
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.artifacts.packed import decode
+from evaluators.backends.pytorch.backend import _dead_channels
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups, remove_channels
 from evaluators.backends.pytorch.export import load_artifact
 from evaluators.backends.pytorch.layers import compressible_layers
-from evaluators.backends.pytorch.student import Student
-from evaluators.backends.pytorch.worker import _dead_channels
 from spaces import LayerPolicy, Policy
 from tests import networks
 from tests.evaluators.backends.conftest import Bench
@@ -98,7 +97,7 @@ def test_coupled_layers_lose_the_same_channels_with_biases_and_norms(
     gone = (weights["inner.weight"].reshape(6, -1) == 0).all(axis=1)
     assert gone.sum() == 2
     assert (weights["inner_norm.bias"][gone] == 0).all()
-    assert room.worker.baseline.stem_norm.bias.count_nonzero() == 8  # type: ignore[union-attr,operator]
+    assert room.worker.backend.baseline.stem_norm.bias.count_nonzero() == 8  # type: ignore[union-attr,operator]
 
 
 @pytest.mark.parametrize("order", ["prune", "prune>quantize", "quantize>prune", "cluster>prune"])
@@ -111,9 +110,9 @@ def test_the_smaller_network_gives_the_same_outputs(
     policy = Policy(tuple(order.split(">")), layers)  # type: ignore[arg-type]
     measurement = room.measure(policy)
     artifact = decode(room.file(measurement).read_bytes())
-    model = load_artifact(room.worker.workload.model, artifact)
-    student = Student(room.worker.workload.model, room.worker.groups)
-    dead = _dead_channels(policy, student.groups, room.weights(measurement))
+    model = load_artifact(room.worker.backend.workload.model, artifact)
+    groups = room.worker.backend.groups
+    dead = _dead_channels(policy, groups, room.weights(measurement))
     assert len(dead["stem"]) >= 4
     assert len(dead["inner"]) >= 2
     images = networks.images()[2].inputs
@@ -122,7 +121,7 @@ def test_the_smaller_network_gives_the_same_outputs(
     assert smaller.outer.weight.shape[1] == 6 - len(dead["inner"])  # type: ignore[union-attr,index]
     with torch.no_grad():
         assert torch.allclose(smaller(images), model(images), atol=1e-5)
-        assert not torch.allclose(model(images), room.worker.baseline(images), atol=1e-2)
+        assert not torch.allclose(model(images), room.worker.backend.baseline(images), atol=1e-2)
 
 
 def test_a_channel_with_a_living_norm_is_not_dead(bench: Callable[[str], Bench]) -> None:
@@ -130,17 +129,16 @@ def test_a_channel_with_a_living_norm_is_not_dead(bench: Callable[[str], Bench])
     room = bench("residual")
     policy = asked(inner=0.34)
     weights = room.weights(room.measure(policy))
-    student = Student(room.worker.workload.model, room.worker.groups)
-    expected = _dead_channels(policy, student.groups, weights)["inner"]
+    groups = room.worker.backend.groups
+    expected = _dead_channels(policy, groups, weights)["inner"]
     alive = next(c for c in range(6) if c not in expected)
     weights["inner.weight"][alive] = 0
-    assert _dead_channels(policy, student.groups, weights)["inner"] == expected
+    assert _dead_channels(policy, groups, weights)["inner"] == expected
     weights["inner_norm.weight"][alive] = weights["inner_norm.bias"][alive] = 0
-    assert alive in _dead_channels(policy, student.groups, weights)["inner"]
+    assert alive in _dead_channels(policy, groups, weights)["inner"]
     for part in ("inner.weight", "inner_norm.weight", "inner_norm.bias"):
         weights[part][:] = 0
-    dead = _dead_channels(policy, student.groups, weights)
-    assert dead["inner"] == [0, 1, 2, 3, 4]  # one must stay
+    assert _dead_channels(policy, groups, weights)["inner"] == [0, 1, 2, 3, 4]  # one must stay
 
 
 def test_the_output_layer_is_refused_by_name(bench: Callable[[str], Bench]) -> None:

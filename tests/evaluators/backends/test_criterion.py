@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from evaluators.backends.base import stage_knobs
 from evaluators.backends.pytorch import stages
-from evaluators.backends.pytorch.pipeline import _stage_knobs
 from evaluators.backends.pytorch.stages import RAMP_SHARE, UPDATE_EVERY
 from evaluators.backends.pytorch.student import Student
 from spaces import LayerPolicy, Policy, Stage
@@ -130,7 +130,5 @@ def test_by_rate_survivors_stand_together() -> None:
 
 
 def test_seeds_of_older_records_stay() -> None:
-    assert _stage_knobs(pruning("magnitude"), Stage.PRUNE) == [("1", 0.8, "element")]
-    assert _stage_knobs(pruning("rate"), Stage.PRUNE) != _stage_knobs(
-        pruning("regrow"), Stage.PRUNE
-    )
+    assert stage_knobs(pruning("magnitude"), Stage.PRUNE) == [("1", 0.8, "element")]
+    assert stage_knobs(pruning("rate"), Stage.PRUNE) != stage_knobs(pruning("regrow"), Stage.PRUNE)

@@ -133,7 +133,7 @@ def test_attention_in_every_stage_and_then_gone(bench: Callable[[str], Bench]) -
     room = bench("conv")
     first = room.measure(ATTENTION)
     assert room.measure(ATTENTION).sha256 == first.sha256
-    teacher = room.worker.teacher.network
+    teacher = room.worker.backend.teacher.network
     assert isinstance(teacher, nn.Module)
     assert not any(module._forward_hooks for module in teacher.modules())
 
@@ -144,7 +144,7 @@ def test_hooks_are_removed_after_a_failure_too(
     room = bench("conv")
     before = room.measure(ATTENTION).sha256
     other = nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()).eval()
-    monkeypatch.setattr(room.worker.teacher, "network", other)
+    monkeypatch.setattr(room.worker.backend.teacher, "network", other)
     failure = room.failure(ATTENTION)
     assert failure.stage == "distill"
     assert "same shapes, but the network has [(6, 6)] and its teacher [(4, 4)]" in failure.reason

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.backends.pytorch.kmeans import initial_centroids, kmeans
+from evaluators.backends.kmeans import initial_centroids, kmeans
 
 INITS = ["linear", "density", "random"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluators.backends.pytorch.pipeline import Seeds
+from evaluators.backends.base import Seeds
 from evaluators.checker import broken_constraints
 from spaces import Distillation, LayerPolicy, Measurement, Policy, Stage
 from spaces.policy import ALL_ORDERS, format_order

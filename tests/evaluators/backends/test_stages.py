@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluators.backends.base import destroyed, stage_samples
 from evaluators.backends.pytorch import pipeline, stages
 from evaluators.backends.pytorch.constraint import fit_grid
-from evaluators.backends.pytorch.pipeline import _destroyed, stage_samples
 from evaluators.backends.pytorch.stages import RAMP_SHARE, cubic_sparsity, smallest
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import steps_of
@@ -341,15 +341,16 @@ def test_audits_say_what_was_destroyed() -> None:
     asked = policy(sparsity=0.5, clusters=4, bits=2)
     prune(net, 0.5)
     done = [Stage.PRUNE]
-    assert _destroyed(asked, done, net, net.audit()) == ()
+    shapes = {name: tuple(layer.latent.shape) for name, layer in net.layers.items()}
+    assert destroyed(asked, done, shapes, net.audit()) == {}
     mask = net.layers["1"].constraint.mask
     assert mask is not None
     mask.view(-1)[mask.flatten().argmin()] = 1.0  # one single weight comes back
-    assert "sparsity" in _destroyed(asked, done, net, net.audit())[0]
-    found = _destroyed(asked, [Stage.CLUSTER], net, net.audit())
-    assert "distinct values of 4" in found[0]
-    found = _destroyed(policy(bits=2), [Stage.QUANTIZE], net, net.audit())
-    assert "distinct values of 3" in found[0]
+    assert "sparsity" in destroyed(asked, done, shapes, net.audit())["1"]
+    found = destroyed(asked, [Stage.CLUSTER], shapes, net.audit())
+    assert "distinct values of 4" in found["1"]
+    found = destroyed(policy(bits=2), [Stage.QUANTIZE], shapes, net.audit())
+    assert "distinct values of 3" in found["1"]
     whole = policy(sparsity=0.5, pattern="channel")
     net.layers["1"].constraint.mask = None
-    assert "sparsity 0.0000" in _destroyed(whole, done, net, net.audit())[0]
+    assert "sparsity 0.0000" in destroyed(whole, done, shapes, net.audit())["1"]

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators import worker as worker_module
 from evaluators.artifacts.packed import Artifact, decode, encode
-from evaluators.backends.pytorch import worker as worker_module
 from evaluators.backends.pytorch.export import ACTIVATIONS, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.layers import (
     check_model,
@@ -26,8 +26,8 @@ from evaluators.backends.pytorch.layers import (
 )
 from evaluators.backends.pytorch.score import evaluate
 from evaluators.backends.pytorch.student import Student
-from evaluators.backends.pytorch.worker import Worker
 from evaluators.tasks import WorkerContext
+from evaluators.worker import Worker
 from spaces import Distillation, Identity, InvalidRequest, LayerPolicy, Policy, StudyBroken
 from tests import networks
 from tests.evaluators.backends.conftest import Bench, uncoupled
@@ -69,7 +69,7 @@ def make():
 
 def test_whole_sets_are_fine_tuned_on(tmp_path: Path, bench: Callable[[str], Bench]) -> None:
     room = custom(tmp_path, SETS.replace("COUNT", "640"))
-    assert len(room.worker.data.split) == 2 * room.worker.data.set_size == 640
+    assert len(room.worker.backend.data.split) == 2 * room.worker.backend.data.set_size == 640
     assert room.measure(ALL).sha256 != bench("mlp").measure(ALL).sha256
 
 
@@ -135,7 +135,7 @@ def test_a_fresh_process_writes_the_same_file(
 
 def test_what_the_user_gave_is_left_as_it_was(bench: Callable[[str], Bench]) -> None:
     room = bench("dropout")
-    workload = room.worker.workload
+    workload = room.worker.backend.workload
     weights = {n: v.clone() for n, v in workload.model.state_dict().items()}
     inputs = workload.validation.inputs.clone()
     random, threads = torch.random.get_rng_state(), torch.get_num_threads()
@@ -155,7 +155,7 @@ def test_a_network_that_computes_in_place_does_not_change_the_samples(tmp_path: 
         "    net = nn.Sequential(nn.ReLU(inplace=True), *networks.make_mlp())\n"
         "    return networks.workload(net)\n",
     )
-    splits = (room.worker.workload.train, room.worker.workload.validation)
+    splits = (room.worker.backend.workload.train, room.worker.backend.workload.validation)
     asked = Policy(
         ("distill", "quantize"),  # type: ignore[arg-type]
         (("2", LayerPolicy(bits=8)),),
@@ -203,8 +203,8 @@ def test_eight_bit_activations_travel_in_the_file(bench: Callable[[str], Bench])
     asked = Policy(("quantize",), (), activation_bits=8)  # type: ignore[arg-type]
     measurement = room.measure(asked)
     artifact = decode(room.file(measurement).read_bytes())
-    model = load_artifact(room.worker.workload.model, artifact)
-    plain = load_artifact(room.worker.workload.model, replace(artifact, attributes={}))
+    model = load_artifact(room.worker.backend.workload.model, artifact)
+    plain = load_artifact(room.worker.backend.workload.model, replace(artifact, attributes={}))
     seen: list[Tensor] = []
     for name in ("1", "3", "5"):
         model.get_submodule(name).register_forward_hook(
@@ -216,7 +216,7 @@ def test_eight_bit_activations_travel_in_the_file(bench: Callable[[str], Bench])
     assert all(len(values.unique()) <= 256 for values in seen)
     assert all(0.0 in values.unique() for values in seen[1:])  # a ReLU's zero stays exactly zero
     assert (
-        evaluate(model, room.worker.workload, room.worker.workload.validation)[0]
+        evaluate(model, room.worker.backend.workload, room.worker.backend.workload.validation)[0]
         == measurement.metric
     )
 
@@ -344,7 +344,7 @@ def test_a_damaged_or_foreign_file(bench: Callable[[str], Bench], tmp_path: Path
 def test_hostile_activation_grids(text: str, bench: Callable[[str], Bench], tmp_path: Path) -> None:
     """The attribute is inside the checksum, so only its meaning can be wrong."""
     room = bench("mlp")
-    artifact = artifact_of_model(room.worker.workload.model)
+    artifact = artifact_of_model(room.worker.backend.workload.model)
     file = tmp_path / "hostile.packed"
     file.write_bytes(encode(replace(artifact, attributes={ACTIVATIONS: text})).data)
     with pytest.raises(InvalidRequest, match=r"hostile.packed"):
@@ -434,7 +434,9 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     weights = room.weights(measurement)
     assert "first.weight" in weights  # once: as a device would hold it
     assert "second.weight" not in weights
-    loaded = load_artifact(room.worker.workload.model, decode(room.file(measurement).read_bytes()))
+    loaded = load_artifact(
+        room.worker.backend.workload.model, decode(room.file(measurement).read_bytes())
+    )
     assert loaded.second.weight is loaded.first.weight  # type: ignore[union-attr]
     assert np.array_equal(loaded.second.weight.detach().numpy(), weights["first.weight"])  # type: ignore[union-attr,operator]
     assert room.worker.verify(room.file(measurement)).metric == measurement.metric
@@ -585,12 +587,12 @@ def test_a_workload_without_a_seed_is_the_same_network_in_every_worker(tmp_path:
         "    return networks.workload(net)\n"
     )
     before = (random.getstate(), torch.get_rng_state())
-    first = custom(tmp_path, body).worker.workload.model.state_dict()
+    first = custom(tmp_path, body).worker.backend.workload.model.state_dict()
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     torch.rand(3)
     random.random()
-    again = custom(tmp_path, body).worker.workload.model.state_dict()
+    again = custom(tmp_path, body).worker.backend.workload.model.state_dict()
     assert all(torch.equal(first[name], values) for name, values in again.items())
 
 
@@ -609,5 +611,5 @@ def test_calibration_neither_drops_nor_moves_what_a_network_has_learned(
     room = bench("dropout")
     asked = Policy(("quantize",), (), activation_bits=8)  # type: ignore[arg-type]
     weights = room.weights(room.measure(asked, fidelity=0))
-    state = room.worker.workload.model.state_dict()
+    state = room.worker.backend.workload.model.state_dict()
     assert all(np.array_equal(values, state[name].numpy()) for name, values in weights.items())

@@ -131,7 +131,7 @@ def test_a_syntax_error(tmp_path: Path) -> None:
     [("def make():\n    pass\n", "NoneType"), ("def make():\n    return {}\n", "dict")],
 )
 def test_the_wrong_thing(text: str, kind: str, tmp_path: Path) -> None:
-    assert f"must return an evaluators.workloads.base.Workload, but got {kind}" in message(
+    assert f"Workload or evaluators.workloads.keras.KerasWorkload, but got {kind}" in message(
         written(tmp_path, text)
     )
 

@@ -18,7 +18,17 @@ COMMANDS = (
     *("export", "verify", "space", "targets", "workloads"),
 )
 #: numpy is there: the errors live in `spaces`, and it takes a tenth of a second.
-HEAVY = ("torch", "optuna", "pandas", "plotly", "rich", "sqlalchemy", "numba")
+HEAVY = (
+    "torch",
+    "tensorflow",
+    "tf_keras",
+    "optuna",
+    "pandas",
+    "plotly",
+    "rich",
+    "sqlalchemy",
+    "numba",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

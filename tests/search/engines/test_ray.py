@@ -216,6 +216,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_refusals(flags: list[str], said: str, tmp_path: Path) -> None:
+    write_workload(tmp_path)
     done = run(tmp_path, *flags)
     assert done.returncode == 2
     assert said in done.stderr

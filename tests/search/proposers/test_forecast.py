@@ -12,11 +12,12 @@ from search.proposers import forecast
 from search.proposers.filter import BudgetFilter
 from search.proposers.forecast import Forecast
 from search.proposers.surrogate import Features
-from spaces import ACCURACY, Budget, Judge, ModelProfile, SearchSpace, Target
+from spaces import ACCURACY, Budget, Figure, Judge, ModelProfile, SearchSpace, Target
 from tests.simulator import Simulator, simulate
 from tests.strategies.spaces import capabilities, profiles, restrictions, try_build, vectors
 
 TARGETS = [load_target(name) for name in ("m1", "host", "x86")]
+TARGETS.append(dataclasses.replace(TARGETS[0], call_overhead_us=Figure(7.0, "assumed")))
 
 
 def forecaster(space: SearchSpace, profile: ModelProfile, target: Target) -> Forecast:

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from evaluators.capabilities import backend_capabilities
 from evaluators.cost import format_capabilities
 from search.proposers.references import REFERENCE_NAMES, references
-from spaces import Capabilities, LayerCapabilities, Stage, build_space
+from spaces import Capabilities, LayerCapabilities, LayerPolicy, Stage, build_space
 from tests.simulator import CAPABILITIES, simulate
 
 SIM = simulate(layers=4)
@@ -61,11 +62,6 @@ def test_a_layer_without_bias_keeps_its_policy_in_the_space():
             {"uniform 80% sparse int8", "classic prune>distill>cluster>quantize"},
             "order prune>quantize",
         ),
-        (
-            capabilities(replace(ANY, bias_bits=frozenset({32}))),
-            {"fp16", "classic prune>distill>cluster>quantize"},
-            "Linear bias bits 16",
-        ),
         (capabilities(activation_bits=frozenset({8})), set(REFERENCE_NAMES), "activation bits 32"),
         (
             replace(CAPABILITIES, layers={"Conv2d": ANY}),
@@ -79,6 +75,25 @@ def test_what_is_impossible_is_left_out_with_its_reason(reduced, missing, reason
     assert {name for name, _ in made.left_out} == missing
     assert {name for name, _ in made.policies} == set(REFERENCE_NAMES) - missing
     assert reason in made.left_out[0][1]
+
+
+def test_biases_stay_floats_where_their_bits_are_not_offered():
+    made = references(SIM.profile, capabilities(replace(ANY, bias_bits=frozenset({32}))))
+    assert made.left_out == ()
+    layers = [layer for _, policy in made.policies for _, layer in policy.layers]
+    assert {layer.bias_bits for layer in layers} == {32}
+    assert {layer.bits for layer in layers} == {8, 16}
+
+
+def test_keras_has_the_recipe_of_its_own_tutorial():
+    profile = replace(SIM.profile, backend="keras")
+    offered = backend_capabilities("keras")
+    made = dict(references(profile, offered).policies)
+    policy = made["TFMOT tutorial PCQAT"]
+    assert policy.order == (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
+    assert {layer for _, layer in policy.layers} == {LayerPolicy(0.5, clusters=8, bits=8)}
+    assert build_space(profile, offered).contains(policy)
+    assert "TFMOT tutorial PCQAT" not in dict(references(SIM.profile, offered).policies)
 
 
 def test_the_packed_format_can_do_all():

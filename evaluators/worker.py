@@ -1,26 +1,23 @@
 """What runs in a worker: one workload, loaded once, and the evaluation of policies on it.
 
-Everything that crosses a process boundary here is a small plain value. Importing this module
-imports torch, so the driver only ever names its functions through `evaluators.tasks`.
+Everything that crosses a process boundary here is a small plain value. No framework is imported
+before a worker is made: which one, the workload says (`evaluators.backends.registry`).
 """
 
-import copy
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import nn
 
 from evaluators.artifacts.base import CannotHold, expanded, sliced
 from evaluators.artifacts.files import (
@@ -32,28 +29,26 @@ from evaluators.artifacts.files import (
     size_bytes,
     write_content,
 )
-from evaluators.artifacts.packed import Artifact, DamagedArtifact, decode, dense, encode
+from evaluators.artifacts.packed import DamagedArtifact, decode, dense, encode
 from evaluators.artifacts.store import open_store
-from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
-from evaluators.backends.pytorch.device import choose_device, choose_precision
-from evaluators.backends.pytorch.distill import Teacher
-from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
-from evaluators.backends.pytorch.formats import FileFormat, Removal, Restored, make_format
-from evaluators.backends.pytorch.latency import Call, device_name, measure_ms, measure_relative
-from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
-from evaluators.backends.pytorch.pipeline import CALIBRATION_SAMPLES, Seeds, compress
-from evaluators.backends.pytorch.profile import layer_profiles
-from evaluators.backends.pytorch.randomness import seeded
-from evaluators.backends.pytorch.score import Score, evaluate, sample_scores
-from evaluators.backends.pytorch.student import Student
-from evaluators.backends.pytorch.train import TrainingData
+from evaluators.backends.base import (
+    Backend,
+    Compressed,
+    FileFormat,
+    Removal,
+    Restored,
+    Score,
+    Seeds,
+    SplitName,
+    mean_score,
+)
+from evaluators.backends.registry import open_backend
 from evaluators.checker import broken_constraints, unrounded_activations
 from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed
+from evaluators.latency import Call, device_name, measure_ms, measure_relative
 from evaluators.messages import Profiled, Verified, WorkerContext
-from evaluators.workloads.base import Split, as_split
-from evaluators.workloads.registry import load_workload
 from spaces import (
     Failure,
     Identity,
@@ -63,17 +58,11 @@ from spaces import (
     ModelProfile,
     Policy,
     StudyBroken,
-    tensor_name,
 )
 
 __all__ = ["Worker"]
 
 T = TypeVar("T")
-
-#: What runs a file whose own runtime is not on the machine.
-TORCH = "torch-cpu"
-#: The audit after each stage scores this many validation samples; the file is scored on all.
-AUDIT_SAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -114,16 +103,7 @@ class Worker:
         check_installed(context.artifact_format)
         target = load_target(context.target)
         self.target = replace(target, artifact_format=context.artifact_format)
-        # One thread: results do not depend on how a sum was split, and workers do not compete.
-        # Before the user's code, which may train, and after it: it may have set the threads too.
-        torch.set_num_threads(1)
-        with seeded(0):
-            self.workload = load_workload(context.workload)
-        torch.set_num_threads(1)
-        check_model(self.workload.model)
-        cuda = torch.cuda.is_available()
-        self.device = choose_device(context.device, cuda)
-        self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
+        self.backend: Backend = open_backend(context)
 
     def with_context(self, context: WorkerContext) -> "Worker":
         """This worker where only the profile became known; else a new one."""
@@ -134,25 +114,9 @@ class Worker:
         return Worker(context)
 
     @cached_property
-    def baseline(self) -> nn.Module:
-        """The uncompressed network on the CPU."""
-        model = load_artifact(self.workload.model, artifact_of_model(self.workload.model))
-        return model.eval()
-
-    @cached_property
-    def format(self) -> FileFormat:
+    def format(self) -> FileFormat[Any]:
         """What writes and reads the study's files."""
-        return make_format(
-            self.context.artifact_format,
-            self.workload.model,
-            self._sample(),
-            self._calibration_inputs,
-        )
-
-    def _calibration_inputs(self) -> torch.Tensor:
-        """The first training inputs, prepared: what a grid of activations is fitted to."""
-        inputs = self.workload.train.inputs[:CALIBRATION_SAMPLES].clone()
-        return self.workload.prepare(inputs).cpu()
+        return self.backend.file_format(self.context.artifact_format)
 
     @cached_property
     def baseline_file(self) -> Content:
@@ -161,59 +125,20 @@ class Worker:
         Raises:
             InvalidRequest: the format cannot hold this network.
         """
-        removal = Removal(self.baseline, self._sample())
         try:
-            artifact = self.format.stored(artifact_of_model(self.workload.model))
-            return self.format.write(artifact, removal)
+            artifact = self.format.stored(self.backend.baseline_artifact())
+            return self.format.write(artifact, self.backend.whole())
         except CannotHold as error:
             raise InvalidRequest(
-                f"workload {self.workload.name} cannot be written as {self.format.name}: {error}; "
-                "--format packed holds any network"
+                f"workload {self.backend.workload.name} cannot be written as {self.format.name}: "
+                f"{error}; --format packed holds any network"
             ) from None
 
     @cached_property
     def _baseline_call(self) -> Callable[[], object]:
         """One inference of the uncompressed network in the format's runtime."""
         restored = self.format.read(self.baseline_file)
-        return self.format.timed(restored, Removal(self.baseline, self._sample()))
-
-    @cached_property
-    def groups(self) -> tuple[ChannelGroup, ...]:
-        """Which output channels are coupled."""
-        model, sample = self.baseline, self._sample()
-        used = trace_shapes(model, compressible_layers(model), sample)
-        return channel_groups(model, used, sample)
-
-    @cached_property
-    def data(self) -> TrainingData:
-        """What is fine-tuned on, where fine-tuning runs.
-
-        Raises:
-            InvalidRequest: `fine_tuning` does not give whole sets of the training split.
-        """
-        train, give = self.workload.train, self.workload.fine_tuning
-        split = train if give is None else as_split("fine_tuning", give())
-        if len(split) % len(train):
-            raise InvalidRequest(
-                f"workload {self.workload.name}: fine_tuning must give whole sets of the "
-                f"{len(train)} training samples, but gave {len(split)}"
-            )
-        return TrainingData(split.to(self.device), self.workload.prepare, len(train))
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The workload's teacher, or the uncompressed network."""
-        network = self.workload.teacher or self.workload.model
-        if isinstance(network, nn.Module):
-            # A copy: the workload's own network stays as it is, on the CPU.
-            network = copy.deepcopy(network).to(self.device).eval().requires_grad_(False)
-        return Teacher(network, self.data, self.workload.soft_targets)
-
-    @cached_property
-    def _audit_split(self) -> Split:
-        split = self.workload.validation
-        subset = Split(split.inputs[:AUDIT_SAMPLES], split.targets[:AUDIT_SAMPLES])
-        return subset.to(self.device)
+        return self.format.timed(restored, self.backend.whole())
 
     @property
     def profile(self) -> ModelProfile:
@@ -224,25 +149,23 @@ class Worker:
     def make_profile(self) -> Profiled:
         """Score the baseline, measure it, scan the sensitivity of its layers."""
         started = time.perf_counter()
-        workload = self.workload
-        score = _forward(lambda: evaluate(self.baseline, workload, workload.validation))
-        layers, excluded, passes = _forward(lambda: layer_profiles(workload, self.groups))
-        compressible = {layer.name for layer in layers}
+        workload, backend = self.backend.workload, self.backend
+        score = _forward(backend.baseline_score)
+        scan = _forward(backend.scan)
         profile = ModelProfile(
-            layers=layers,
-            channel_groups=tuple(
-                g.layers for g in self.groups if g.removable and len(g.layers) > 1
-            ),
-            excluded=excluded,
-            other_bytes=_other_bytes(workload.model, compressible),
+            layers=scan.layers,
+            channel_groups=scan.channel_groups,
+            excluded=scan.excluded,
+            other_bytes=scan.other_bytes,
             baseline_metric=score[0],
             baseline_metric_se=score[1],
             baseline_size_bytes=size_bytes(self.baseline_file),
             baseline_latency_ms=1.0,
             latency_source="modelled",
-            scan_passes=passes,
+            scan_passes=scan.passes,
             baseline_sha256=self.baseline_sha256(),
-            gives_logits=self._gives_logits(),
+            gives_logits=scan.gives_logits,
+            backend=backend.name,
         )
         if self.target.is_this_machine:
             latency = measure_ms(self._baseline_call, device_name(self.format.runtime))
@@ -255,30 +178,22 @@ class Worker:
             latency_device=latency.device,
             scan_seconds=round(time.perf_counter() - started, 3),
         )
+        recipe, train_samples = workload.recipe, len(workload.train)
         return Profiled(
             profile=profile,
             metric=workload.metric,
-            backend="torch",
-            device=self.device,
-            train_samples=len(workload.train),
-            search_fidelity=workload.fidelity(workload.recipe.search_epochs),
-            full_fidelity=workload.fidelity(workload.recipe.full_epochs),
-            batch_size=min(workload.recipe.batch_size, len(workload.train)),
+            backend=backend.name,
+            device=backend.device,
+            train_samples=train_samples,
+            search_fidelity=round(recipe.search_epochs * train_samples),
+            full_fidelity=round(recipe.full_epochs * train_samples),
+            batch_size=min(recipe.batch_size, train_samples),
             has_test=workload.test is not None,
         )
 
-    @torch.no_grad()
-    def _gives_logits(self) -> bool:
-        """Outputs (batch, classes >= 2) for targets that are class numbers."""
-        split = self.workload.validation
-        outputs = self.baseline(self.workload.prepare(split.inputs[:2].clone()))
-        if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
-            return False
-        return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
-
     def baseline_sha256(self) -> str:
         """Of the uncompressed network's packed file, as in the profile; without any scan."""
-        return hashlib.sha256(encode(artifact_of_model(self.workload.model)).data).hexdigest()
+        return hashlib.sha256(encode(self.backend.baseline_artifact()).data).hexdigest()
 
     def evaluate(self, identity: Identity, policy: Policy) -> Measurement | Failure:
         """Compress, write, decode, score, time.
@@ -291,30 +206,21 @@ class Worker:
         seeds = Seeds(identity.seed, identity.repeat, identity.fidelity)
         try:
             with clock("train"):
-                compressed = compress(
-                    self.workload,
-                    self.groups,
-                    policy,
-                    seeds,
-                    self.teacher,
-                    self.data,
-                    self.precision,
-                    lambda model: evaluate(model, self.workload, self._audit_split)[0],
-                )
+                compressed = self.backend.compress(policy, seeds)
             if isinstance(compressed, Failure):
                 return compressed
             with clock("encode"):
-                written = self._write(policy, compressed.student)
+                written = self._write(compressed)
             broken = broken_constraints(policy, written.weights)
             broken += unrounded_activations(
-                policy, compressed.student.layers, written.restored.rounded_layers
+                policy, compressed.layers, written.restored.rounded_layers
             )
             if broken:
                 if written.is_new:
                     remove(written.path)
                 return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
             with clock("score"):
-                score = evaluate(written.restored.run, self.workload, self.workload.validation)
+                score = self._score(written.restored.run)
             with clock("latency"):
                 latency = self._latency(policy, written)
             if self.context.store:
@@ -340,8 +246,13 @@ class Worker:
             latency=latency,
             seconds=seconds,
             audit=compressed.audit,
-            device=self.device,
+            device=self.backend.device,
         )
+
+    def _score(self, run: Callable[[Any], Any], split: SplitName = "validation") -> Score:
+        """The metric of a network on a split."""
+        workload = self.backend.workload
+        return mean_score(self.backend.sample_scores(run, split), workload.name)
 
     def probe(self, policy: Policy, content: Content) -> Latency:
         """Time a file on this machine, whatever the study's target is called.
@@ -352,16 +263,15 @@ class Worker:
 
         Returns:
             Labelled with this machine and what ran the file: the format's own runtime, or
-            torch where that is not here.
+            the framework where that is not here.
 
         Raises:
             DamagedArtifact: the bytes are no such file.
         """
         restored = self.format.read(content)
-        removal = Removal(self.baseline, self._sample())
+        removal = self.backend.whole()
         if self.format.name == "packed":
-            dead = _dead_channels(policy, self.groups, restored.weights)
-            removal = Removal(self.baseline, self._sample(), dead)
+            removal = self.backend.removal(policy, restored.weights)
         call, baseline, runtime = self._probed(restored, removal)
         latency = measure_relative(
             call, baseline, self.profile.baseline_latency_ms, device_name(runtime)
@@ -370,8 +280,8 @@ class Worker:
 
     def probe_baseline(self) -> Latency:
         """Time the uncompressed network's file on this machine; see `probe`."""
-        removal = Removal(self.baseline, self._sample())
-        call, _, runtime = self._probed(self.format.read(self.baseline_file), removal)
+        restored = self.format.read(self.baseline_file)
+        call, _, runtime = self._probed(restored, self.backend.whole())
         return measure_ms(call, device_name(runtime))
 
     def _probed(self, restored: Restored, removal: Removal) -> tuple[Call, Call, str]:
@@ -379,8 +289,9 @@ class Worker:
         try:
             return self.format.timed(restored, removal), self._baseline_call, self.format.runtime
         except CannotHold:
-            network, sample = restored.run, self._sample()
-            return _in_torch(network, sample), _in_torch(self.baseline, sample), TORCH
+            baseline = self.format.read(self.baseline_file)
+            runtime = self.backend.file_format("packed").runtime
+            return self.backend.call(restored.run), self.backend.call(baseline.run), runtime
 
     def score_test(self, sha256: str) -> Score | None:
         """The test metric of a kept file; None without a test split.
@@ -388,10 +299,9 @@ class Worker:
         Raises:
             InvalidRequest: no such file, or a damaged one.
         """
-        if self.workload.test is None:
+        if self.backend.workload.test is None:
             return None
-        content = self._kept(sha256)
-        return evaluate(self.format.read(content).run, self.workload, self.workload.test)
+        return self._score(self.format.read(self._kept(sha256)).run, "test")
 
     def score_samples(self, sha256: str) -> np.ndarray:
         """(validation samples,) float32 scores of a kept file.
@@ -400,9 +310,8 @@ class Worker:
             InvalidRequest: no such file, or a damaged one.
         """
         run = self.format.read(self._kept(sha256)).run
-        scores = sample_scores(run, self.workload, self.workload.validation)
-        values: np.ndarray = scores.float().cpu().numpy()
-        return values
+        scores = self.backend.sample_scores(run, "validation")
+        return scores.astype(np.float32)
 
     def verify(self, path: Path) -> Verified:
         """Decode any file and score it again on the validation split.
@@ -416,24 +325,25 @@ class Worker:
         except DamagedArtifact as error:
             raise InvalidRequest(f"{path}: {error}") from None
         except InvalidRequest as error:
+            workload = self.backend.workload.name
             raise InvalidRequest(
-                f"{path}: its tensors are not those of workload {self.workload.name}: {error}"
+                f"{path}: its tensors are not those of workload {workload}: {error}"
             ) from None
-        metric, error_bar, samples = evaluate(run, self.workload, self.workload.validation)
+        metric, error_bar, samples = self._score(run)
         return Verified(size_bytes(content), digest(content), metric, error_bar, samples)
 
-    def _write(self, policy: Policy, student: Student) -> Written:
+    def _write(self, compressed: Compressed) -> Written:
         """Encode, write, read back from the disk, load, compare bit for bit.
 
         Raises:
             CannotHold: the format cannot store what the policy asks.
         """
-        trained = artifact_of(student)
-        self._compare(student, dense(trained))
-        artifact = self.format.stored(trained)
+        trained = dense(compressed.artifact)
+        _same_values(compressed.effective, trained)
+        artifact = self.format.stored(compressed.artifact)
         packed = encode(artifact).data
         _same_values(dense(artifact), dense(decode(packed)))
-        removal = self._removal(policy, student, artifact)
+        removal = compressed.removal(artifact)
         content: Content = {"": packed}
         if self.format.name != "packed":
             content = self.format.write(artifact, removal)
@@ -456,21 +366,6 @@ class Worker:
             restored=restored,
             removal=removal,
         )
-
-    @staticmethod
-    def _compare(student: Student, weights: Mapping[str, np.ndarray]) -> None:
-        """Every weight and bias of an artifact against the network that was trained."""
-        for layer in student.layers.values():
-            effective = {tensor_name(layer.name, "weight"): layer.effective()}
-            if layer.bias is not None:
-                effective[tensor_name(layer.name, "bias")] = layer.effective_bias()
-            for name, values in effective.items():
-                if not np.array_equal(weights[name], values.cpu().numpy()):
-                    raise DamagedArtifact(f"{name}: the file's values are not the network's")
-
-    def _removal(self, policy: Policy, student: Student, artifact: Artifact) -> Removal:
-        dead = _dead_channels(policy, student.groups, dense(artifact))
-        return Removal(self.baseline, self._sample(), dead)
 
     def _store(self, path: Path, content: Content) -> Content:
         """Write so that the final name appears only with whole bytes, whenever this process dies.
@@ -516,9 +411,6 @@ class Worker:
         except OSError as error:
             raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
-    def _sample(self) -> torch.Tensor:
-        return self.workload.prepare(self.workload.validation.inputs[:1].clone())
-
     def _latency(self, policy: Policy, written: Written) -> Latency:
         if not self.target.is_this_machine:
             return self._modelled(policy)
@@ -552,14 +444,6 @@ class Worker:
         return replace(latency, device=label)
 
 
-def _in_torch(network: Callable[[torch.Tensor], object], sample: torch.Tensor) -> Call:
-    def call() -> object:
-        with torch.inference_mode():
-            return network(sample)
-
-    return call
-
-
 class _Clock:
     """`with clock("train"):` adds the block's wall seconds to a dict."""
 
@@ -577,24 +461,6 @@ class _Clock:
         self._seconds[self._phase] = round(time.perf_counter() - self._started, 4)
 
 
-def _dead_channels(
-    policy: Policy, groups: Sequence[ChannelGroup], weights: Mapping[str, np.ndarray]
-) -> dict[str, list[int]]:
-    """First layer of each channel-pruned group -> its all-zero output channels."""
-    dead: dict[str, list[int]] = {}
-    for group in groups:
-        if any(policy.layer(name).pattern == "channel" for name in group.layers):
-            # Every layer of a group lost the same channels, with its bias and the norms behind
-            # it; rounding may have emptied more of one of them, which changes nothing elsewhere.
-            names = [f"{m}.{p}" for m in (*group.layers, *group.norms) for p in ("weight", "bias")]
-            tensors = [weights[name] for name in names if name in weights]
-            rows = [(tensor.reshape(len(tensor), -1) == 0).all(axis=1) for tensor in tensors]
-            zero = np.logical_and.reduce(rows)
-            zero[-1] &= not zero.all()  # a layer without any channel cannot run
-            dead[group.layers[0]] = np.flatnonzero(zero).tolist()
-    return dead
-
-
 def _same_values(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
     """Every tensor of a file, bit for bit, against what was to be stored."""
     for name, values in expected.items():
@@ -602,14 +468,6 @@ def _same_values(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
             continue  # counts training steps; not every format has a place for it
         if not np.array_equal(found[name], values):
             raise DamagedArtifact(f"{name}: the file's values are not the network's")
-
-
-def _other_bytes(model: nn.Module, compressible: set[str]) -> int:
-    """fp32 bytes of parameters and buffers outside the compressible layers."""
-    layers = compressible_layers(model)
-    owned = {id(p) for name in compressible for p in layers[name].parameters()}
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum(4 * t.numel() for t in tensors if id(t) not in owned)
 
 
 def _forward(run: Callable[[], T]) -> T:

@@ -1,0 +1,42 @@
+"""How a file orders a weight's axes: by the operator that reads it."""
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+__all__ = ["consumer", "from_file", "to_file"]
+
+_PASS_ON = (BuiltinOperator.DENSIFY, BuiltinOperator.DEQUANTIZE)
+
+
+def consumer(model: Any, index: int) -> tuple[int, Any] | None:
+    """(builtin code, operator) that reads a tensor, through what decodes it; None = nothing."""
+    (graph,) = model.subgraphs
+    for operator in graph.operators:
+        if index in operator.inputs:
+            code = int(model.operatorCodes[operator.opcodeIndex].builtinCode)
+            if code in _PASS_ON:
+                return consumer(model, int(operator.outputs[0]))
+            return code, operator
+    return None
+
+
+def from_file(values: np.ndarray, code: int | None) -> np.ndarray:
+    """A tensor in the file's order -> output channels first, then inputs, then space.
+
+    Args:
+        values: e.g. (outputs, height, width, inputs) of a convolution.
+        code: of the operator that reads it.
+    """
+    if code == BuiltinOperator.CONV_2D and values.ndim == 4:
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    return values
+
+
+def to_file(values: np.ndarray, code: int | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `from_file`; a one-dimensional convolution becomes one of height 1."""
+    if code == BuiltinOperator.CONV_2D and values.ndim in (3, 4):
+        whole = values if values.ndim == 4 else values[:, :, None, :]
+        values = whole.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(values.reshape(shape))

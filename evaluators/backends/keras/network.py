@@ -1,0 +1,308 @@
+"""A Keras network as the stages and files see it: layers by name, tensors with channels first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from spaces import InvalidRequest, tensor_name
+
+__all__ = ["COMPRESSIBLE", "KerasLayer", "Network", "fold_norms", "load_model"]
+
+#: Class of layer -> the kind that profiles and capabilities know it by.
+COMPRESSIBLE = {
+    keras.layers.Dense: "Linear",
+    keras.layers.Conv1D: "Conv1d",
+    keras.layers.Conv2D: "Conv2d",
+}
+#: Kind -> kernel axes in channels-first order: Keras has the output channels last.
+_AXES = {"Linear": (1, 0), "Conv1d": (2, 1, 0), "Conv2d": (3, 2, 0, 1)}
+_NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
+
+
+@dataclass(frozen=True, slots=True)
+class KerasLayer:
+    """One compressible layer.
+
+    Attributes:
+        name: the layer's own.
+        kind: "Linear", "Conv1d" or "Conv2d".
+        shape: of the weight, output channels first.
+        has_bias: whether there is one.
+        macs, input_elements, output_elements: of one inference.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    has_bias: bool
+    macs: int
+    input_elements: int
+    output_elements: int
+
+    def first(self, kernel: np.ndarray) -> np.ndarray:
+        """Keras' kernel -> output channels first."""
+        return np.ascontiguousarray(kernel.transpose(_AXES[self.kind]))
+
+    def last(self, weight: np.ndarray) -> np.ndarray:
+        """The inverse of `first`."""
+        return np.ascontiguousarray(weight.transpose(np.argsort(_AXES[self.kind])))
+
+
+def load_model(model: object) -> keras.Model:
+    """A workload's network, from its file where it is given as one.
+
+    Raises:
+        InvalidRequest: a file that tf_keras cannot read, or no Sequential or Functional network.
+    """
+    if isinstance(model, str | Path):
+        try:
+            model = keras.models.load_model(str(model), compile=False)
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise InvalidRequest(
+                f"workload model: tf_keras cannot read {model}: {type(error).__name__}: {first}; "
+                "one of Keras 3 must be built in tf_keras and be given its weights by set_weights"
+            ) from None
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise InvalidRequest(
+            f"workload model must be a tf_keras.Model or the path of one, but got {kind}"
+        )
+    # A bare `Model` made by __call__ alone cannot be cloned layer by layer, which TFMOT needs.
+    if not (isinstance(model, keras.Sequential) or model._is_graph_network) or not model.built:
+        raise InvalidRequest(
+            "workload model must be a built Sequential or Functional network: "
+            "TFMOT cannot wrap the layers of a subclassed one"
+        )
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            raise InvalidRequest(
+                f"workload model: {layer.name} is a network inside the network; "
+                "TFMOT wraps layers only, so call its layers directly"
+            )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InvalidRequest(
+            f"workload model must have one input and one output, but has {len(model.inputs)} "
+            f"and {len(model.outputs)}"
+        )
+    for variable in model.weights:
+        if variable.dtype.is_floating and variable.dtype != "float32":
+            raise InvalidRequest(
+                f"workload model must have float32 weights, but {variable.name} is "
+                f"{variable.dtype.name}"
+            )
+    return model
+
+
+def fold_norms(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
+    """A copy in which a layer does the work of the batch-norm behind it, and which norms are gone.
+
+    TFLite's converter folds them in any case, per channel, and then zeros stay but shared values
+    multiply. Folded before, what the stages establish is what the file holds. Fine-tuning then has
+    no batch-norm, as on a network deployed long ago.
+    """
+    folded = {
+        layer.name: before.name
+        for layer in model.layers
+        if (before := _foldable_into(layer)) is not None
+    }
+    hosts = set(folded.values())
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in folded:
+            return keras.layers.Activation("linear", name=layer.name)
+        config = layer.get_config()
+        if layer.name in hosts:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    norms = {host: norm for norm, host in folded.items()}
+    for layer in copy.layers:
+        if layer.name in folded or not layer.weights:
+            continue
+        original = model.get_layer(layer.name)
+        if layer.name in norms:
+            layer.set_weights(_folded_weights(original, model.get_layer(norms[layer.name])))
+        else:
+            layer.set_weights(original.get_weights())
+    return copy, folded
+
+
+def _foldable_into(norm: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The layer a batch-norm can be folded into: linear, and read by nothing else."""
+    if type(norm) is not keras.layers.BatchNormalization or len(norm.inbound_nodes) != 1:
+        return None
+    before = norm.inbound_nodes[0].inbound_layers
+    alone = not isinstance(before, list) and type(before) in COMPRESSIBLE
+    if not alone or len(before.outbound_nodes) != 1 or len(before.inbound_nodes) != 1:
+        return None
+    on_channels = tuple(norm.axis) == (len(before.output_shape) - 1,)
+    is_linear = before.activation is keras.activations.linear
+    return before if on_channels and is_linear else None
+
+
+def _folded_weights(layer: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
+    """(kernel, bias) with y = gamma * (x - mean) / sqrt(variance + epsilon) + beta inside."""
+    kernel = layer.kernel.numpy()
+    bias = layer.bias.numpy() if layer.use_bias else np.zeros(kernel.shape[-1], np.float32)
+    gain = 1.0 / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    if norm.scale:
+        gain = gain * norm.gamma.numpy()
+    beta = norm.beta.numpy() if norm.center else 0.0
+    # Kernels have the output channels last.
+    return [kernel * gain, (bias - norm.moving_mean.numpy()) * gain + beta]
+
+
+class Network:
+    """An architecture with its trained weights; `model` is a copy and is never trained.
+
+    Attributes:
+        model: without the batch-norms that stood right behind a layer, see `fold_norms`.
+        folded: batch-norm -> the layer that now does its work.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        """Copy a loaded network.
+
+        Raises:
+            InvalidRequest: it has no layer that can be compressed.
+        """
+        self.model, self.folded = fold_norms(model)
+        self.layers = {
+            layer.name: _describe(layer)
+            for layer in self.model.layers
+            if type(layer) in COMPRESSIBLE and getattr(layer, "groups", 1) == 1
+        }
+        if not self.layers:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.excluded)
+            raise InvalidRequest(
+                f"workload model has no layer that can be compressed "
+                f"({', '.join(COMPRESSIBLE.values())}); {reasons or 'it has no weights'}"
+            )
+
+    @cached_property
+    def excluded(self) -> tuple[tuple[str, str], ...]:
+        """(layer, reason) of every layer with weights that no stage touches."""
+        found = [(norm, f"folded into {layer}") for norm, layer in self.folded.items()]
+        for layer in self.model.layers:
+            if layer.name in self.layers or not layer.weights:
+                continue
+            kind = type(layer).__name__
+            if isinstance(layer, _NORMS):
+                reason = "normalisation, kept as it is"
+            elif type(layer) in COMPRESSIBLE:
+                reason = "grouped convolutions are not supported yet, kept as they are"
+            else:
+                reason = f"{kind} layers are not supported yet, kept as they are"
+            found.append((layer.name, reason))
+        return tuple(found)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the last layer is a softmax, so that outputs are no logits."""
+        last = self.model.layers[-1]
+        activation = getattr(last, "activation", None)
+        return isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax
+
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The trained weights."""
+        return self.read(self.model)
+
+    def read(self, model: keras.Model) -> dict[str, np.ndarray]:
+        """Tensor -> float32 values, of a plain network of this architecture."""
+        tensors: dict[str, np.ndarray] = {}
+        for layer in model.layers:
+            tensors |= self.read_layer(layer)
+        return tensors
+
+    def read_layer(self, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+        """As `read`, of one layer without a wrapper."""
+        ours, tensors = self.layers.get(layer.name), {}
+        for name, variable in _variables(layer).items():
+            values = variable.numpy().astype(np.float32)
+            if ours is not None and name == "weight":
+                values = ours.first(values)
+            tensors[tensor_name(layer.name, name)] = values
+        return tensors
+
+    def write(self, model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `read`.
+
+        Raises:
+            InvalidRequest: a tensor too many, too few, or of another shape.
+        """
+        wanted = {}
+        for layer in model.layers:
+            for name, variable in _variables(layer).items():
+                wanted[tensor_name(layer.name, name)] = (layer, name, variable)
+        for name in [*wanted, *tensors]:
+            if name not in tensors or name not in wanted:
+                where = "file" if name not in tensors else "network"
+                raise InvalidRequest(f"the {where} has no tensor {name}")
+        for full, (layer, name, variable) in wanted.items():
+            values, ours = tensors[full], self.layers.get(layer.name)
+            if ours is not None and name == "weight":
+                if values.shape != ours.shape:
+                    raise InvalidRequest(
+                        f"{full} has shape {values.shape} in the file, {ours.shape} in the network"
+                    )
+                values = ours.last(values)
+            if values.shape != tuple(variable.shape):
+                theirs = tuple(variable.shape)
+                raise InvalidRequest(
+                    f"{full} has shape {values.shape} in the file, {theirs} in the network"
+                )
+            variable.assign(values.astype(variable.dtype.as_numpy_dtype))
+
+    def with_weights(self, tensors: Mapping[str, np.ndarray]) -> keras.Model:
+        """A new plain network of this architecture.
+
+        Raises:
+            InvalidRequest: see `write`.
+        """
+        model = keras.models.clone_model(self.model)
+        self.write(model, tensors)
+        return model
+
+
+def _variables(layer: keras.layers.Layer) -> dict[str, Any]:
+    """The layer's own name of each variable -> variable; a kernel is called "weight"."""
+    if type(layer) in COMPRESSIBLE:
+        return {
+            "weight": layer.kernel,
+            **({"bias": layer.bias} if layer.use_bias else {}),
+        }
+    found: dict[str, Any] = {}
+    for variable in layer.weights:
+        name = variable.name.split(":")[0].rpartition("/")[2]
+        found[name if name not in found else f"{name}_{len(found)}"] = variable
+    return found
+
+
+def _describe(layer: keras.layers.Layer) -> KerasLayer:
+    kind = COMPRESSIBLE[type(layer)]
+    kernel = tuple(int(size) for size in layer.kernel.shape)
+    shape = tuple(kernel[axis] for axis in _AXES[kind])
+    outputs = _elements(layer.output_shape)
+    return KerasLayer(
+        name=layer.name,
+        kind=kind,
+        shape=shape,
+        has_bias=bool(layer.use_bias),
+        # Each output element costs one MAC for every weight that feeds its channel.
+        macs=outputs * (int(np.prod(shape)) // shape[0]),
+        input_elements=_elements(layer.input_shape),
+        output_elements=outputs,
+    )
+
+
+def _elements(shape: tuple[int | None, ...]) -> int:
+    """Of one sample; a dimension that is not known counts once."""
+    return int(np.prod([size or 1 for size in shape[1:]]))
