@@ -7,6 +7,7 @@ of `bench.kills`. A killed node is replaced before the next study.
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -45,10 +46,10 @@ NOTES = (
 @contextlib.contextmanager
 def three_nodes() -> Iterator[Any]:
     """A head without CPUs and two nodes of one CPU each; not joined by this process."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    importlib.import_module("search.engines.ray")  # first: it decides how Ray is imported
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": None})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
@@ -115,6 +116,9 @@ def kill_once(root: Path, cluster: Any, victim: str, rng: random.Random, engine:
         "trials_after": len(reader.trials()),
         "failures_after": sum(trial.measurement is None for trial in reader.trials()),
         "finalists_after": len(reader.finalists()),
+        "reasons": "; ".join(
+            sorted({str(t.outcome) for t in reader.trials() if not t.measurement})
+        ),
         "passed": "; ".join(wrong) or "yes",
         "seconds": round(time.monotonic() - started, 1),
         "log": study.log() if wrong else "",

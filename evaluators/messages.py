@@ -17,6 +17,8 @@ class WorkerContext:
         artifacts_dir: where files are written.
         device: "auto", "cpu" or "cuda".
         profile: None until it is made.
+        store: s3://... of the study's files; "" = they lie in `artifacts_dir`, which all see.
+        token: what the driver left in the folder above `artifacts_dir`; "" = not looked for.
     """
 
     workload: str
@@ -25,6 +27,8 @@ class WorkerContext:
     artifacts_dir: str
     device: str = "auto"
     profile: ModelProfile | None = None
+    store: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluators.artifacts.files import Content
 from evaluators.messages import Profiled, Verified, WorkerContext
+from evaluators.shared_folder import check_token
 from spaces import Failure, Identity, Latency, Measurement, Policy
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ def setup(context: WorkerContext) -> None:
     """Load the workload, or take a changed context over. Called once in each worker process.
 
     Raises:
-        InvalidRequest: the workload or the target cannot be had.
+        InvalidRequest: the workload or the target cannot be had, or the study's folder is not
+            the driver's.
     """
     global _worker  # noqa: PLW0603 -- a process has one worker; this is where it lives
+    if context.token:
+        check_token(Path(context.artifacts_dir).parent, context.token)
     from evaluators.worker import Worker  # noqa: PLC0415 -- numba, in worker processes only
 
     _worker = Worker(context) if _worker is None else _worker.with_context(context)

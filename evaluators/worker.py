@@ -6,7 +6,10 @@ before a worker is made: which one, the workload says (`evaluators.backends.regi
 
 import hashlib
 import os
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +30,7 @@ from evaluators.artifacts.files import (
     write_content,
 )
 from evaluators.artifacts.packed import DamagedArtifact, decode, dense, encode
+from evaluators.artifacts.store import open_store
 from evaluators.backends.base import (
     Backend,
     Compressed,
@@ -91,6 +95,11 @@ class Worker:
             InvalidRequest: either cannot be had.
         """
         self.context = context
+        # With a store this machine need not see the driver's folder: files are made aside.
+        self._aside: Path | None = None
+        if context.store:
+            self._aside = Path(tempfile.mkdtemp(prefix="search-files-"))
+            weakref.finalize(self, shutil.rmtree, self._aside, ignore_errors=True)
         check_installed(context.artifact_format)
         target = load_target(context.target)
         self.target = replace(target, artifact_format=context.artifact_format)
@@ -98,7 +107,8 @@ class Worker:
 
     def with_context(self, context: WorkerContext) -> "Worker":
         """This worker where only the profile became known; else a new one."""
-        if replace(context, profile=None) == replace(self.context, profile=None):
+        both = (replace(each, profile=None, token="") for each in (context, self.context))
+        if next(both) == next(both):
             self.context = context
             return self
         return Worker(context)
@@ -213,6 +223,11 @@ class Worker:
                 score = self._score(written.restored.run)
             with clock("latency"):
                 latency = self._latency(policy, written)
+            if self.context.store:
+                with clock("store"):
+                    content = read_content(written.path)
+                    open_store(self.context.store).put(written.path.name, content)
+                    remove(written.path)
         except StudyBroken:
             raise
         except CannotHold as error:
@@ -286,7 +301,7 @@ class Worker:
         """
         if self.backend.workload.test is None:
             return None
-        return self._score(self.format.read(self._read(self._path(sha256))).run, "test")
+        return self._score(self.format.read(self._kept(sha256)).run, "test")
 
     def score_samples(self, sha256: str) -> np.ndarray:
         """(validation samples,) float32 scores of a kept file.
@@ -294,7 +309,7 @@ class Worker:
         Raises:
             InvalidRequest: no such file, or a damaged one.
         """
-        run = self.format.read(self._read(self._path(sha256))).run
+        run = self.format.read(self._kept(sha256)).run
         scores = self.backend.sample_scores(run, "validation")
         return scores.astype(np.float32)
 
@@ -379,7 +394,15 @@ class Worker:
         return stored
 
     def _path(self, sha256: str) -> Path:
-        return Path(self.context.artifacts_dir) / f"{sha256}.{self.context.artifact_format}"
+        folder = self._aside or Path(self.context.artifacts_dir)
+        return folder / f"{sha256}.{self.context.artifact_format}"
+
+    def _kept(self, sha256: str) -> Content:
+        """A kept file, from wherever the study keeps them."""
+        path = self._path(sha256)
+        if self.context.store:
+            return open_store(self.context.store).get(path.name)
+        return self._read(path)
 
     @staticmethod
     def _read(path: Path) -> Content:

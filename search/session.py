@@ -59,6 +59,7 @@ __all__ = [
     "drive",
     "prepare",
     "proposer_of",
+    "store_of",
     "study_target",
     "worker_context",
 ]
@@ -92,6 +93,7 @@ class Request:
         fidelity, full_fidelity: None = the workload's.
         restrictions: the parsed `--space` file.
         artifact_format: of the files; None = the target's own where its libraries are installed.
+        artifacts: s3://BUCKET/PREFIX that keeps the files; "" = the study's folder does.
     """
 
     workload: str
@@ -110,6 +112,7 @@ class Request:
     device: str
     restrictions: Mapping[str, Any]
     artifact_format: str | None = None
+    artifacts: str = ""
 
     def budget(self, metric: Metric) -> Budget:
         """The limits in the product's units, converted once, here.
@@ -167,7 +170,7 @@ class Prepared:
 
 
 def worker_context(
-    spec: StudySpec, location: StudyLocation, profile: ModelProfile | None
+    spec: StudySpec, location: StudyLocation, profile: ModelProfile | None, token: str = ""
 ) -> WorkerContext:
     """What a worker of a study must know."""
     return WorkerContext(
@@ -177,7 +180,14 @@ def worker_context(
         artifacts_dir=str(location.artifacts_dir.resolve()),
         device=spec.device,
         profile=profile,
+        store=store_of(spec),
+        token="" if spec.artifacts else token,
     )
+
+
+def store_of(spec: StudySpec) -> str:
+    """Where a study's files are in its bucket; "" without one."""
+    return f"{spec.artifacts.rstrip('/')}/{spec.name}" if spec.artifacts else ""
 
 
 def capabilities_of(
@@ -261,6 +271,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
         device=request.device,
         restrictions=request.restrictions,
         target_sha256=_digest(target),
+        artifacts=request.artifacts,
         notes=(
             *name_clashes(workload),
             *removed,
@@ -462,7 +473,9 @@ def drive(
         spec.artifact_format,
         record.trials(),
         record.finalists(),
+        store_of(spec),
     )
+    kept.fetch_missing()
     kept.sweep()
     proposer = proposer_of(spec, record.profile, record.space, target)
     for name, reason in proposer.left_out:

@@ -33,6 +33,7 @@ class StudySpec:
         device: "auto", "cpu" or "cuda", for fine-tuning.
         restrictions: the parsed `--space` file.
         target_sha256: of the target's figures; "" in records of before it was kept.
+        artifacts: s3://... where files are kept; "" = in the study's folder.
         notes: sentences the user should read; they decide nothing.
     """
 
@@ -51,6 +52,7 @@ class StudySpec:
     device: str = "auto"
     restrictions: Mapping[str, Any] = field(default_factory=dict)
     target_sha256: str = ""
+    artifacts: str = ""
     notes: tuple[str, ...] = ()
 
     def identity(self, policy: Policy, fidelity: int, repeat: int = 0) -> Identity:

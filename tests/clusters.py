@@ -3,11 +3,19 @@
 import importlib
 import importlib.util
 import os
+import time
 from typing import Any
 
 from search.engines import Engine
 
-__all__ = ["HAS_RAY", "HAS_TUNE", "ray_engine", "session_address", "session_cluster"]
+__all__ = [
+    "HAS_RAY",
+    "HAS_TUNE",
+    "ray_engine",
+    "ready_ray_engine",
+    "session_address",
+    "session_cluster",
+]
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 HAS_TUNE = HAS_RAY and importlib.util.find_spec("pyarrow") is not None
@@ -29,7 +37,14 @@ def session_cluster() -> Any:
         place = {"place": 1}
         # A killed node is missed after seconds, not a quarter of a minute.
         system = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1000}
-        head = {"num_cpus": 2, "num_gpus": 2, "resources": place, "_system_config": system}
+        head = {
+            "num_cpus": 2,
+            "num_gpus": 2,
+            "resources": place,
+            "include_dashboard": False,
+            "dashboard_port": None,  # any that is free
+            "_system_config": system,
+        }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             cluster.add_node(num_cpus=1, resources=place)
@@ -49,3 +64,12 @@ def ray_engine(workers: int | None, **options: Any) -> Engine:
     from search.engines.ray import RayEngine
 
     return RayEngine(workers, **options)
+
+
+def ready_ray_engine(workers: int) -> Engine:
+    """The same once all of its workers run: on three nodes they start at different times."""
+    engine: Any = ray_engine(workers)
+    deadline = time.monotonic() + 60
+    while len(engine.pids) < workers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return engine

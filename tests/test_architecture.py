@@ -38,6 +38,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "coremltools": ("evaluators.artifacts.mlpackage", "evaluators.backends.pytorch.coreml_export"),
     "onnx": ("evaluators.artifacts.onnx",),
     "onnxruntime": ("evaluators.artifacts.onnx",),
+    "boto3": ("evaluators.artifacts.store",),
 }
 #: `spaces` holds values: no files, no clock.
 FILES_AND_CLOCK = {"datetime", "glob", "io", "os", "pathlib", "shutil", "tempfile", "time"}

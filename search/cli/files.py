@@ -171,7 +171,7 @@ def _made_again(record: RecordReader, trial: Trial) -> Content:
     engine = InProcessEngine()
     context = worker_context(record.spec, record.location, record.profile)
     with tempfile.TemporaryDirectory(prefix="search-export-") as folder:
-        engine.configure(tasks.setup, replace(context, artifacts_dir=folder))
+        engine.configure(tasks.setup, replace(context, artifacts_dir=folder, store=""))
         check_network(record, engine)
         outcome = engine.submit(tasks.evaluate, trial.identity, trial.policy).result()
         sha256 = getattr(outcome, "sha256", None)
@@ -195,7 +195,7 @@ def _in_format(record: RecordReader, trial: Trial, artifact_format: str) -> tupl
     context = worker_context(spec, record.location, None)
     identity = replace(trial.identity, artifact_format=artifact_format)
     with tempfile.TemporaryDirectory(prefix="search-export-") as folder:
-        context = replace(context, artifacts_dir=folder)
+        context = replace(context, artifacts_dir=folder, store="")
         engine.configure(tasks.setup, context)
         check_network(record, engine)
         # A latency is a ratio to the baseline's in the same runtime.

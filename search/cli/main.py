@@ -161,6 +161,10 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _engine_arguments(run_parser, how)
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _storage_argument(how)
+    how.add_argument(
+        "--artifacts", metavar="s3://BUCKET/PREFIX",
+        help="keep the files in a bucket instead of a folder that every node sees",
+    )  # fmt: skip
     how.add_argument("--study", metavar="NAME", help="(default WORKLOAD-TARGET-number)")
     how.add_argument(
         "--dry-run", action="store_true",

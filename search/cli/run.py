@@ -20,8 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import tasks
+from evaluators.artifacts.store import FileStore
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed, choose_format
+from evaluators.shared_folder import leave_token
 from evaluators.workloads.registry import backend_of, check_name
 from search.cli.engines import engine_of, measuring, search_runner
 from search.cli.files import export_trial
@@ -51,6 +53,7 @@ from search.session import (
     prepare,
     proposer_of,
     smallest_possible_bytes,
+    store_of,
     study_target,
     worker_context,
 )
@@ -82,11 +85,14 @@ def run_command(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         restrictions=read_restrictions(arguments.space),
         artifact_format=arguments.format,
+        artifacts=arguments.artifacts or "",
     )
     # A typing error should not wait for a worker.
     check_name(request.workload)
     target = load_target(request.target)
     choose_format(request.artifact_format, target, backend_of(request.workload))
+    if request.artifacts:
+        FileStore(f"{request.artifacts.rstrip('/')}/{location.study}").check()
     with interrupts(), engine_of(arguments) as engine:
         runner = search_runner(arguments)
         with measuring(engine, arguments, target, console) as engine_that_times:
@@ -114,6 +120,8 @@ def resume_command(arguments: argparse.Namespace) -> int:
         with _closed_on_error(record):
             spec = record.spec
             check_installed(spec.artifact_format)
+            if spec.artifacts:
+                FileStore(store_of(spec)).check()
             done = len(record.trials())
             console.print(
                 f"[bold]study[/]     {escape(spec.name)}: {done} of {spec.trials} trials, "
@@ -141,6 +149,10 @@ def _with_trials(record: Record, location: StudyLocation, trials: int) -> Record
     return Record.open(location, spec)
 
 
+#: Engines whose workers may be on machines that see another folder.
+CLUSTERS = ("ray", "tune")
+
+
 def _drive(
     record: Record,
     engine: Engine,
@@ -151,10 +163,11 @@ def _drive(
     spec, location = record.spec, record.location
     for notice in record.notices:
         console.print(f"[yellow]note[/]      {escape(notice)}", highlight=False)
-    engine.configure(tasks.setup, worker_context(spec, location, record.profile))
     target = study_target(spec)
     started = time.monotonic()
     with _closed_on_error(record):
+        token = leave_token(location.folder) if arguments.engine in CLUSTERS else ""
+        engine.configure(tasks.setup, worker_context(spec, location, record.profile, token))
         try:
             with Screen(console, record.judge, spec) as screen:
                 answer = drive(record, engine, screen, target, arguments.timeout, runner)

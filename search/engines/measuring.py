@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from evaluators import tasks
-from evaluators.artifacts.files import read_content
+from evaluators.artifacts.files import Content, read_content
+from evaluators.artifacts.store import open_store
 from evaluators.messages import Profiled, WorkerContext
 from search.engines.base import Engine
 from spaces import Failure, Latency, Measurement, Policy, SearchError, StudyBroken, WorkerLost
@@ -59,7 +60,7 @@ class MeasuringEngine(Engine):
         self._trains, self._times = trains, times
         self._target, self._when_lost, self._notice = target, when_lost, notice
         self._folder = Path()
-        self._suffix = ""
+        self._suffix = self._store = ""
         self._is_lost = self._is_waiting = False
 
     @property
@@ -71,8 +72,10 @@ class MeasuringEngine(Engine):
         """See `Engine.configure`; the context must be a study's `WorkerContext`."""
         assert isinstance(context, WorkerContext)
         self._folder, self._suffix = Path(context.artifacts_dir), context.artifact_format
+        self._store = context.store
         self._trains.configure(setup, context)
-        self._times.configure(setup, context)
+        # The file is sent, so the node need not see the folder.
+        self._times.configure(setup, replace(context, token=""))
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See `Engine.submit`."""
@@ -104,14 +107,17 @@ class MeasuringEngine(Engine):
             path = self._folder / f"{result.sha256}.{self._suffix}"
             policy = next(value for value in args if isinstance(value, Policy))
             try:
-                content = read_content(path)
-            except OSError as error:
-                self._unmeasured(outer, result, f"cannot read {path}: {error.strerror}")
+                content = self._content(path)
+            except (OSError, StudyBroken) as error:
+                self._unmeasured(outer, result, f"cannot read {path}: {error}")
                 return
             self._probe(_Probe(outer, result, tasks.probe, (policy, content)))
         else:
             assert isinstance(result, Failure)
             outer.set_result(result)
+
+    def _content(self, path: Path) -> Content:
+        return open_store(self._store).get(path.name) if self._store else read_content(path)
 
     def _probe(self, probe: "_Probe", attempt: int = 1) -> None:
         if self._is_lost:

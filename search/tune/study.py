@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.shared_folder import left_token
 from evaluators.workloads.registry import call_user_function
 from search.engines import Engine
 from search.engines.ray import RayEngine
@@ -177,7 +178,8 @@ class TuneSearch:
         assert isinstance(engine, RayEngine)
         spec, location = record.spec, record.location
         phase = SearchPhase(record, proposer, kept, observer, deadline_s)
-        context = worker_context(spec, location, record.profile)
+        token = left_token(location.folder)
+        context = worker_context(spec, location, record.profile, token)
         searcher = _StudySearcher(phase, self.evaluation(context, spec.metric.name))
         left = spec.trials - phase.tracker.now().finished
         if left > 0:

@@ -14,13 +14,13 @@ import pytest
 
 from search.engines import Engine, InProcessEngine, LocalEngine
 from spaces import InvalidRequest, WorkerLost
-from tests.clusters import HAS_RAY, ray_engine
+from tests.clusters import HAS_RAY, ready_ray_engine
 
 #: Name -> how it is made; those which have worker processes are named in HAS_PROCESSES too.
 ENGINES: dict[str, Callable[[], Engine]] = {
     "in-process": InProcessEngine,
     "local": lambda: LocalEngine(2),
-    "ray": lambda: ray_engine(2),
+    "ray": lambda: ready_ray_engine(2),
 }
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
 RAY = pytest.param("ray", marks=needs_ray)

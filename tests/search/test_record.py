@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -24,6 +25,7 @@ from search.record import Record, RecordReader, refuse_taken
 from search.spec import StudySpec
 from spaces import InvalidRequest, ModelProfile, Policy, SearchError, StudyBroken
 from spaces.search_space import SPARSITIES
+from tests.postgres import postgres_server
 from tests.simulator import Simulator, simulate
 
 
@@ -661,13 +663,14 @@ def test_a_database_without_protection_says_so(
         assert "not protected against two drivers" in record.notices[0]
 
 
-@pytest.fixture
-def postgres(tmp_path: Path) -> str:
-    """The URL of an empty database, e.g. postgresql+psycopg2://postgres@localhost/test."""
-    url = os.environ.get("TEST_POSTGRES_URL", "")
-    if not url:
-        pytest.skip("TEST_POSTGRES_URL names no PostgreSQL database")
-    return url
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of an empty database: $TEST_POSTGRES_URL, or a server of our own."""
+    if url := os.environ.get("TEST_POSTGRES_URL"):
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgres_server(Path(folder)) as url:
+        yield url
 
 
 def test_postgres(postgres: str, sim: Simulator) -> None:
@@ -685,3 +688,39 @@ def test_postgres(postgres: str, sim: Simulator) -> None:
         assert record.notices == ()
     with pytest.raises(SearchError, match="known: "):
         Record.open(StudyLocation(postgres, "other"))
+
+
+def test_a_killed_driver_lets_go_of_a_postgres_study(postgres: str) -> None:
+    """The advisory lock ends with the session, and what was appended is there."""
+    study = f"killed{os.getpid()}"
+    script = (
+        "import os, sys\n"
+        "from tests.search.test_record import StudyLocation, create, simulate\n"
+        "location = StudyLocation(sys.argv[1], sys.argv[2])\n"
+        "part = simulate(3, study=location.study)\n"
+        "create(location, part).append(part.random_trials(1)[0])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, postgres, study],
+        cwd=Path(__file__).parents[2],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -9, killed.stderr
+    (trial,) = simulate(3, study=study).random_trials(1)
+    with Record.open(StudyLocation(postgres, study)) as record:
+        assert [t.identity for t in record.trials()] == [trial.identity]
+
+
+def test_an_unreachable_postgres_is_one_clear_message(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg2", reason="the extra `postgres` is not installed")
+    url = f"postgresql+psycopg2://tester:secret@/postgres?host={tmp_path}"
+    with pytest.raises(InvalidRequest) as refused:
+        StudyLocation.list_studies(url)
+    text = str(refused.value)
+    assert text.startswith("--storage postgresql+psycopg2://tester:***@/postgres")
+    assert "No such file or directory" in text
+    assert "secret" not in text
+    assert "\n" not in text

@@ -156,7 +156,8 @@ def _ledger(spec: Any, content: Content, names: list[str]) -> Iterator[LedgerLin
     size = len(content[WEIGHTS])
     order = sorted(starts)
     counted = 0
-    for start, end in zip(order, [*order[1:], size], strict=True):
+    # Small tensors are in the graph itself: there may be none here.
+    for start, end in zip(order, [*order, size][1:], strict=True):
         label, section = starts[start]
         number = label.removeprefix("tensor").partition("_")[0]
         name = names[int(number)] if number.isdigit() else ""

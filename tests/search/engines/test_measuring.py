@@ -1,8 +1,8 @@
 """Latencies from a node that is the target: what happens to each answer, and on a real cluster."""
 
 import contextlib
-import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from search.location import StudyLocation
 from search.record import RecordReader
 from spaces import Failure, InvalidRequest, Latency, Policy, StudyBroken, WorkerLost
 from tests.clusters import HAS_RAY, session_address
+from tests.s3 import s3_server
+from tests.search.cli.conftest import Search
 from tests.search.simulated import write_file
 from tests.simulator import Simulator
 
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
 SIM = Simulator(layer_count=3)
 POLICY = Policy()
 MEASURED = Latency(0.5, 0.6, "measured", "torch-cpu on a-mac")
@@ -138,20 +141,41 @@ def test_a_file_that_cannot_be_timed_is_modelled_alone(tmp_path: Path) -> None:
 # The command, with a node on loopback ---------------------------------------------------------
 
 
-@pytest.fixture
-def node() -> Iterator["subprocess.Popen[str]"]:
-    """`search worker`, in a process group of its own with Ray's processes."""
-    command = ["worker", "--target=m1", f"--ray-address={session_address()}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "search.cli", *command], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    assert "this machine is target:m1 in" in process.stderr.readline()
-    yield process
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    process.wait(timeout=20)
-    process.stderr.close()
+@dataclass(frozen=True)
+class Far:
+    """A node that is m1 and can train one trial, but sees another file system in a folder.
+
+    Attributes:
+        folder: where studies run; its `search-runs` is hidden from the node, if possible.
+        hidden: "" or why it is not hidden: mount namespaces are for root.
+        bucket: both can use it.
+    """
+
+    folder: Path
+    hidden: str
+    bucket: str
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """`search worker`, the real command, in a mount namespace of its own."""
+    folder = tmp_path_factory.mktemp("far")
+    write_workload(folder)
+    runs = folder / "search-runs"
+    runs.mkdir()
+    join = [sys.executable, "-m", "search.cli", "worker", "--target=m1", "--cpus=1"]
+    join.append(f"--ray-address={session_address()}")
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
+    if tried.returncode == 0:
+        mount = f"mount -t tmpfs none {runs} && exec {shlex.join(join)}"
+        join = ["unshare", "--mount", "sh", "-c", mount]
+    with s3_server() as bucket:
+        node = subprocess.Popen(join, stderr=subprocess.PIPE, text=True)
+        assert node.stderr is not None
+        with node:
+            assert "this machine is target:m1 in" in node.stderr.readline()
+            yield Far(folder, tried.stderr.decode().strip(), bucket)
+            node.send_signal(signal.SIGTERM)
 
 
 def raylet_of(resource: str) -> int:
@@ -165,17 +189,34 @@ def raylet_of(resource: str) -> int:
     raise AssertionError(f"no raylet with {resource}")
 
 
-@pytest.mark.kill
-@pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
-def test_a_node_measures_until_it_is_killed(
-    node: "subprocess.Popen[str]",
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@needs_ray
+def test_a_node_that_does_not_see_the_folder(
+    far: Far, monkeypatch: pytest.MonkeyPatch, search: Search
 ) -> None:
-    write_workload(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    location = StudyLocation(str(tmp_path / "search-runs"), "timed")
+    """It is named and refused; with a bucket it does the work all the same."""
+    if far.hidden:
+        pytest.skip(f"no mount namespaces here: {far.hidden}")
+    monkeypatch.chdir(far.folder)
+    there = ["--resource-per-trial=target:m1=0.5", f"--ray-address={session_address()}"]
+    asked = ["--trials=2", "--finalists=0", "--target=rpi4", "--format=packed", "--workers=1"]
+    run = ["run", "net.py:workload", "--engine=ray", *there, *asked]
+    refused = search(*run, "--study=refused")
+    assert refused.code == 2
+    said = " ".join(refused.err.split())
+    assert f"does not see the driver's folder {far.folder / 'search-runs'}" in said
+    done = search(*run, "--study=bucket", f"--artifacts={far.bucket}", "--json")
+    assert done.json["trials"] == 2
+    assert search("verify", done.json["file"]).code == 0
+
+
+@needs_ray
+@pytest.mark.kill
+def test_a_node_measures_until_it_is_killed(
+    far: Far, monkeypatch: pytest.MonkeyPatch, search: Search
+) -> None:
+    """Training is elsewhere: the node has no `place`. The last test that needs it."""
+    monkeypatch.chdir(far.folder)
+    location = StudyLocation("search-runs", "timed")
     raylet = raylet_of("target:m1")
 
     def kill_after_two() -> None:
@@ -188,14 +229,12 @@ def test_a_node_measures_until_it_is_killed(
 
     killer = threading.Thread(target=kill_after_two)
     killer.start()
-    asked = ["--trials=7", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
-    how = ["--engine=ray", f"--ray-address={session_address()}", "--study=timed", "--json"]
-    code = main(["run", "net.py:workload", *asked, *how])
+    asked = ["--trials=6", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
+    how = ["--engine=ray", f"--ray-address={session_address()}", "--resource-per-trial=place=0.5"]
+    run = search("run", "net.py:workload", *asked, *how, "--study=timed", "--json")
     killer.join()
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    assert json.loads(said.out)["trials"] == 7
-    assert "they are modelled: --engine ray: no worker after" in " ".join(said.err.split())
+    assert run.json["trials"] == 6
+    assert "they are modelled: --engine ray: no worker after" in " ".join(run.err.split())
     reader = RecordReader.open(location)
     assert reader.profile.latency_source == "measured"
     latencies = [t.measurement.latency for t in reader.trials() if t.measurement]
@@ -205,13 +244,14 @@ def test_a_node_measures_until_it_is_killed(
     assert sources[-1] == "modelled"
     assert latencies[0].device.startswith("torch-cpu on ")
     assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
-    resume = ["resume", "timed", "--trials=8", *how[:2], "--when-target-lost=wait", "--ray-wait=2"]
-    assert main(resume) == 1
-    assert "no worker after 2 s" in " ".join(capsys.readouterr().err.split())
-    assert len(RecordReader.open(location).trials()) == 7
+    waits = ["--when-target-lost=wait", "--ray-wait=2"]
+    ended = search("resume", "timed", "--trials=7", *how, *waits)
+    assert ended.code == 1
+    assert "no worker after 2 s" in " ".join(ended.err.split())
+    assert len(RecordReader.open(location).trials()) == 6
 
 
-@pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
+@needs_ray
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
