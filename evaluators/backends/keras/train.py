@@ -111,7 +111,11 @@ def release(function: Any) -> None:
     They are cycles through C++ objects that Python's collector does not see: some 5 MB a trial.
     """
     for concrete in function._list_all_concrete_functions():
-        dismantle_func_graph(concrete.graph)
+        graph = concrete.graph
+        dismantle_func_graph(graph)
+        # It leaves a second list of what was captured: every variable with its moments.
+        graph._function_captures._recompute_cached_properties()
+        graph.inputs, graph.outputs = [], []
 
 
 def _require_finite(value: float, step: int) -> None:
