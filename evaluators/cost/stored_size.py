@@ -127,7 +127,7 @@ def _row_bits(layer: LayerProfile, asked: LayerPolicy, float_bits: float) -> tup
         next(width for width in (8, 16, 32) if top < 2**width) for top in (row - 1, kept * count)
     )
     positions = kept * place + before / row
-    if kept * float_bits + positions + 8 * 150 / count < float_bits:
+    if kept * float_bits + positions + 8 * 270 / count < float_bits:
         return kept * float_bits, positions
     return float_bits, 0.0
 

@@ -44,3 +44,29 @@ def test_onnx_offers_what_its_tables_hold() -> None:
     clusters = can.layers["Linear"].clusters
     assert max(k for k in clusters if k is not None) == 128
     assert can.schemes == {"symmetric"}
+
+
+def test_keras_networks_are_judged_by_tflite_where_the_runtime_is_litert() -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra keras is not installed")
+    for name in ("rpi4", "pixel", "cortex-m7"):
+        assert choose_format(None, load_target(name), "keras") == ("tflite", "")
+        assert choose_format(None, load_target(name)) == ("packed", "")
+    assert choose_format(None, load_target("host"), "keras") == ("packed", "")
+    chosen, why = choose_format(None, X86, "keras")
+    assert chosen == "packed"
+    assert "its format onnx is not written from keras networks" in why
+
+
+def test_a_format_that_a_backend_does_not_write_is_refused() -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra keras is not installed")
+    with pytest.raises(InvalidRequest, match="--format tflite is not written from torch networks"):
+        choose_format("tflite", X86)
+    with pytest.raises(InvalidRequest, match=r"onnx is not written from keras .*; packed, tflite"):
+        choose_format("onnx", X86, "keras")
+
+
+def test_tflite_offers_the_widths_of_its_kernels() -> None:
+    can = format_capabilities("tflite")
+    assert can.layers["Conv2d"].bits == {8, 16, 32}
+    assert can.layers["Conv2d"].bias_bits == can.activation_bits == {32}
+    assert can.schemes == {"symmetric"}

@@ -31,6 +31,8 @@ __all__ = ["build"]
 
 #: Operators that take int8 weights with float inputs, and the version that first did by channel.
 _HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5}
+#: What a sparse tensor costs besides positions and values, about.
+SPARSE_BYTES = 270
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
 _DEQUANTIZE_HALVES = (BuiltinOperator.DEQUANTIZE, 3)
 
@@ -74,7 +76,8 @@ def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> Non
     plain = _plain(tensor, code, tuple(int(size) for size in target.shape))
     # Integers stay dense: behind DENSIFY they would have to become floats to load at all, a sixth
     # of the bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us).
-    is_sparse = plain.scale is None and _sparse_bytes(plain.values) < plain.values.nbytes
+    pays = plain.scale is None and _sparse_bytes(plain.values) < plain.values.nbytes
+    is_sparse = pays and bool(plain.values.any())  # without a value there is no buffer to name
     decoding: list[tuple[int, int]] = []
     if is_sparse:
         decoding.append(_DENSIFY)
@@ -124,7 +127,7 @@ def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
 def _integers(
     name: str, levels: np.ndarray, scale: np.ndarray, code: int | None, shape: tuple[int, ...]
 ) -> _Plain:
-    if code not in _HYBRID:
+    if code not in _HYBRID or levels.ndim < 2:  # a bias is the same operator's, but a float
         raise CannotHold(name, "tflite: no kernel reads it as integers")
     if np.abs(levels).max() > 127:
         raise CannotHold(name, "tflite: levels must be at most 127")
@@ -191,12 +194,12 @@ def _rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _sparse_bytes(values: np.ndarray) -> int:
-    """Positions, values, and the tables and the operator around them (about 150 bytes)."""
+    """Positions, values, and the tables, tensor and operator around them."""
     if values.ndim < 2:
         return values.nbytes
     segments, indices, kept = _rows(values)
     sizes = [np.dtype(_narrowest(part)[0]).itemsize * part.size for part in (segments, indices)]
-    return int(sum(sizes)) + kept.nbytes + 150
+    return int(sum(sizes)) + kept.nbytes + SPARSE_BYTES
 
 
 def _sparse(values: np.ndarray) -> tuple[Any, np.ndarray]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tensorflow.python.framework.func_graph import dismantle_func_graph
+from tf_keras.src.backend import get_graph
 
 from evaluators.artifacts.packed import Artifact, FloatTensor
 from evaluators.backends.base import (
@@ -199,7 +201,9 @@ class KerasBackend:
 
     def _tidy(self) -> None:
         """Keras keeps names of every layer it ever made, and their graphs refer to themselves."""
+        scratch = get_graph()
         keras.backend.clear_session()
+        dismantle_func_graph(scratch)
         self._compressed += 1
         if self._compressed % COLLECT_EVERY == 0:
             gc.collect()

@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from tensorflow.python.framework.func_graph import dismantle_func_graph
 
 from evaluators.backends.schedule import learning_rate_factor, steps_of
 from evaluators.workloads.keras import ArraySplit
 from evaluators.workloads.recipe import Recipe
 
-__all__ = ["Diverged", "Loss", "TrainingData", "fine_tune"]
+__all__ = ["Diverged", "Loss", "TrainingData", "fine_tune", "release"]
 
 #: (outputs, targets, the teacher's logits or an empty tensor) -> scalar
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -82,6 +83,8 @@ def fine_tune(
         return value
 
     compiled = tf.function(step, autograph=False)
+    # Made before the first step, or it would be traced a second time without making them.
+    optimiser._create_all_weights(variables)
     model.optimizer = optimiser
     callback = tfmot.sparsity.keras.UpdatePruningStep()
     callback.set_model(model)
@@ -97,8 +100,22 @@ def fine_tune(
         if number % CHECK_EVERY == 0 or number == steps - 1:
             _require_finite(float(value), number)
     callback.on_epoch_end(0)
+    release(compiled)
     if not all(np.isfinite(v.numpy()).all() for v in variables):
         raise Diverged("a weight is no longer a finite number")
+
+
+def release(function: Any) -> None:
+    """Take a compiled function's graphs apart; it cannot be called any more.
+
+    They are cycles through C++ objects that Python's collector does not see: some 5 MB a trial.
+    """
+    for concrete in function._list_all_concrete_functions():
+        graph = concrete.graph
+        dismantle_func_graph(graph)
+        # It leaves a second list of what was captured: every variable with its moments.
+        graph._function_captures._recompute_cached_properties()
+        graph.inputs, graph.outputs = [], []
 
 
 def _require_finite(value: float, step: int) -> None:

@@ -66,3 +66,20 @@ def test_each_format_has_its_model() -> None:
     assert {"packed", *stored_formats()} == set(FORMATS)
     assert type(size_model(PROFILE, "packed")) is SizeModel
     assert isinstance(size_model(PROFILE, "onnx"), StoredSizeModel)
+
+
+def test_tflite_stores_levels_floats_and_sparse_floats() -> None:
+    model = StoredSizeModel(PROFILE, "tflite")
+
+    def bits(asked: LayerPolicy, *order: Stage) -> float:
+        policy = Policy(order, ((LAYER.name, asked),))
+        saved = model.predict_bytes(Policy()) - model.predict_bytes(policy)
+        return 32 - saved * 8 / LAYER.weight_count
+
+    overhead = 8 * 60 / LAYER.weight_count
+    assert bits(LayerPolicy(bits=8), Stage.QUANTIZE) == pytest.approx(8, abs=2 * overhead)
+    assert bits(LayerPolicy(clusters=16), Stage.CLUSTER) == pytest.approx(32 + overhead)
+    row = LAYER.weight_shape[1]
+    place = 8 if row <= 256 else 16
+    sparse_bits = bits(LayerPolicy(sparsity=0.9), Stage.PRUNE)
+    assert sparse_bits == pytest.approx(0.1 * (32 + place), rel=0.1, abs=2 * overhead)
