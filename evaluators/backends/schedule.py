@@ -4,12 +4,25 @@ import math
 
 from evaluators.workloads.recipe import Recipe
 
-__all__ = ["RAMP_SHARE", "UPDATE_EVERY", "learning_rate_factor", "steps_of"]
+__all__ = [
+    "CHECK_EVERY",
+    "RAMP_SHARE",
+    "UPDATE_EVERY",
+    "Diverged",
+    "learning_rate_factor",
+    "steps_of",
+]
 
 #: Share of the prune stage over which the sparsity grows (FACTS: .3 to .85 differ little).
 RAMP_SHARE = 0.6
 #: Steps between two moves of the mask or of the cluster assignments.
 UPDATE_EVERY = 8
+#: Losses are read every so many steps: reading each would stall a GPU.
+CHECK_EVERY = 20
+
+
+class Diverged(Exception):
+    """The loss or a weight is no longer a finite number."""
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:

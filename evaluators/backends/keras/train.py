@@ -11,7 +11,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tensorflow.python.framework.func_graph import dismantle_func_graph
 
-from evaluators.backends.schedule import learning_rate_factor, steps_of
+from evaluators.backends.schedule import CHECK_EVERY, Diverged, learning_rate_factor, steps_of
 from evaluators.workloads.keras import ArraySplit
 from evaluators.workloads.recipe import Recipe
 
@@ -19,13 +19,6 @@ __all__ = ["Diverged", "Loss", "TrainingData", "fine_tune", "release"]
 
 #: (outputs, targets, the teacher's logits or an empty tensor) -> scalar
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-
-#: Losses are read every so many steps.
-CHECK_EVERY = 20
-
-
-class Diverged(Exception):
-    """The loss or a weight is no longer a finite number."""
 
 
 @dataclass(frozen=True)

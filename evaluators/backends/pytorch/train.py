@@ -9,17 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.backends.pytorch.device import Precision
-from evaluators.backends.schedule import learning_rate_factor, steps_of
+from evaluators.backends.schedule import CHECK_EVERY, Diverged, learning_rate_factor, steps_of
 from evaluators.workloads.base import Recipe, Split
 
 __all__ = ["Diverged", "TrainingData", "fine_tune"]
-
-#: Losses are read every so many steps: reading each would stall a GPU.
-CHECK_EVERY = 20
-
-
-class Diverged(Exception):
-    """The loss or a weight is no longer a finite number."""
 
 
 @dataclass(frozen=True)
