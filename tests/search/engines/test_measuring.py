@@ -245,10 +245,11 @@ def test_a_node_measures_until_it_is_killed(
     assert sources[-1] == "modelled"
     assert latencies[0].device.startswith("torch-cpu on ")
     assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
-    waits = ["--when-target-lost=wait", "--ray-wait=2"]
+    # Long enough for the process that trains to start, on a busy machine too: it is not lost.
+    waits = ["--when-target-lost=wait", "--ray-wait=15"]
     ended = search("resume", "timed", "--trials=41", *how, *waits)
     assert ended.code == 1
-    assert "no worker after 2 s" in " ".join(ended.err.split())
+    assert "no worker after 15 s" in " ".join(ended.err.split())
     assert len(RecordReader.open(location).trials()) == 40
 
 
