@@ -200,16 +200,25 @@ class Judge:
     @property
     def reference(self) -> np.ndarray:
         """Hypervolume's reference point: the budget where set, else the baseline. Shape (3,)."""
-        profile, budget = self.profile, self.budget
-        limit = budget.metric_limit(self.metric, profile.baseline_metric)
+        found = self.unlimited_reference
+        if self.budget.size_bytes:
+            found[1] = math.log(self.budget.size_bytes)
+        if self.budget.latency_ms:
+            found[2] = math.log(self.budget.latency_ms)
+        return found
+
+    @property
+    def unlimited_reference(self) -> np.ndarray:
+        """`reference` of a budget with the same metric limit, but none of size and latency."""
+        profile = self.profile
+        limit = self.budget.metric_limit(self.metric, profile.baseline_metric)
         if limit is None:
             loss = self.metric.loss(profile.baseline_metric)
             loss += default_max_drop(self.metric, profile.baseline_metric)
         else:
             loss = self.metric.loss(limit)
-        size = budget.size_bytes or profile.baseline_size_bytes
-        latency = budget.latency_ms or LATENCY_REFERENCE * profile.baseline_latency_ms
-        return np.array([loss, math.log(size), math.log(latency)])
+        latency_ms = LATENCY_REFERENCE * profile.baseline_latency_ms
+        return np.array([loss, math.log(profile.baseline_size_bytes), math.log(latency_ms)])
 
     def points(self, trials: Iterable[Trial]) -> np.ndarray:
         """(trials, 3); every trial must have a measurement."""

@@ -48,6 +48,21 @@ def test_what_cannot_fit_is_not_proposed() -> None:
         assert budget_filter.accept(proposal.policy)
 
 
+def test_a_budget_that_nothing_keeps_is_answered_by_small_files_that_keep_the_metric() -> None:
+    """Not by the largest, which are the most accurate: they tell nobody what the limit lacks."""
+    sim = simulate(4, budget=Budget(size_bytes=100, max_drop=0.03))
+    history = study(sim, proposer(sim), 50)
+    limit = sim.judge.reference[0]
+
+    def sizes(trials: list[Trial]) -> list[float]:
+        points = sim.judge.points(trials)
+        return sorted(points[points[:, 0] <= limit, 1].tolist())
+
+    proposed, chance = sizes(history[12:]), sizes(sim.random_trials(50))
+    assert len(proposed) >= 10, "most keep the metric"
+    assert proposed[0] < chance[0] if chance else proposed
+
+
 def test_what_runs_is_believed_and_not_repeated() -> None:
     sim = simulate(4)
     history = sim.random_trials(30)
