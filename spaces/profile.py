@@ -103,7 +103,7 @@ class ModelProfile:
     latency_device: str = ""
     gives_logits: bool = True
     backend: str = "torch"
-    baseline_secondary: Mapping[str, Reading] = field(default_factory=dict)
+    baseline_secondary: Mapping[str, Reading] = field(default_factory=dict, hash=False)
 
     @cached_property
     def layer_map(self) -> Mapping[str, LayerProfile]:

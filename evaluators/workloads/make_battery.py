@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluators.workloads.base import Split
 from evaluators.workloads.battery import (
@@ -36,13 +36,24 @@ __all__ = ["main", "out_of_fold", "train_baseline"]
 
 FOLDS = 5
 BATCH = 100
-EPOCHS = 300
+#: The last epoch is kept. More fit the training charges better and the time of others worse: 300
+#: gave 94.2 % and 4.0 min on validation, 200 gave 93.9 % and 3.8 min, 100 gave 93.6 % and 3.8 min.
+EPOCHS = 200
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
-_COMMON = {"max_depth": 6, "eta": 0.05, "subsample": 0.8, "colsample_bytree": 0.8, "nthread": 1}
+#: Cells differ by millivolts while the voltage is held: the default of 256 bins blurs them, which
+#: cost 0.4 points of validation accuracy.
+_COMMON = {
+    "max_depth": 4,
+    "eta": 0.1,
+    "subsample": 0.8,
+    "colsample_bytree": 0.8,
+    "max_bin": 4096,
+    "nthread": 1,
+}
 _CELL = {**_COMMON, "objective": "multi:softprob", "num_class": len(CELLS)}
 _TIME = {**_COMMON, "objective": "reg:absoluteerror"}
-CELL_ROUNDS, TIME_ROUNDS = 400, 600
+ROUNDS = 1500
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Trees:
     time: Any
 
     @classmethod
-    def fitted(cls, split: Split, seed: int) -> "Trees":
+    def fitted(cls, split: Split, seed: int, rounds: int = ROUNDS) -> "Trees":
         """Fit both to a split.
 
         Raises:
@@ -64,8 +75,8 @@ class Trees:
         cell = xgboost.DMatrix(inputs, label=split.targets[:, 0].numpy())
         time = xgboost.DMatrix(inputs, label=(split.targets[:, 1] / TIME_UNIT_S).numpy())
         return cls(
-            xgboost.train({**_CELL, "seed": seed}, cell, num_boost_round=CELL_ROUNDS),
-            xgboost.train({**_TIME, "seed": seed}, time, num_boost_round=TIME_ROUNDS),
+            xgboost.train({**_CELL, "seed": seed}, cell, num_boost_round=rounds),
+            xgboost.train({**_TIME, "seed": seed}, time, num_boost_round=rounds),
         )
 
     def outputs(self, split: Split) -> Tensor:
@@ -92,13 +103,14 @@ def _tree_inputs(split: Split) -> np.ndarray:
     return inputs
 
 
-def out_of_fold(split: Split, charges: np.ndarray, seed: int = 0) -> Tensor:
+def out_of_fold(split: Split, charges: np.ndarray, seed: int = 0, rounds: int = ROUNDS) -> Tensor:
     """(n, 4): for every sample what trees say which saw none of its charge.
 
     Args:
         split: n samples.
         charges: (n,) which charge each belongs to.
         seed: of the folds and the trees.
+        rounds: trees of each forest, for each class.
     """
     names = np.random.default_rng(seed).permutation(np.unique(charges))
     found = torch.empty(len(split), len(CELLS) + 1)
@@ -106,12 +118,12 @@ def out_of_fold(split: Split, charges: np.ndarray, seed: int = 0) -> Tensor:
         is_out = torch.from_numpy(np.isin(charges, names[fold::FOLDS]))
         seen = Split(split.inputs[~is_out], split.targets[~is_out])
         asked = Split(split.inputs[is_out], split.targets[is_out])
-        found[is_out] = Trees.fitted(seen, seed).outputs(asked)
+        found[is_out] = Trees.fitted(seen, seed, rounds).outputs(asked)
     return found
 
 
-def train_baseline(train: Split, validation: Split, seed: int = 0) -> BatteryNet:
-    """The network, trained on the data alone; the epoch with the least validation loss is kept."""
+def train_baseline(train: Split, seed: int = 0) -> BatteryNet:
+    """The network, trained on the data alone."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     model = BatteryNet()
@@ -121,25 +133,13 @@ def train_baseline(train: Split, validation: Split, seed: int = 0) -> BatteryNet
         model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    least, best = float("inf"), model.state_dict()
     for _ in range(EPOCHS):
-        model.train()
         for batch in torch.randperm(len(train)).split(BATCH):
             optimiser.zero_grad()
             cell_and_time_loss(model(inputs[batch]), train.targets[batch]).backward()
             optimiser.step()
             schedule.step()
-        loss = _validation_loss(model.eval(), validation)
-        if loss < least:
-            least = loss
-            best = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(best)
     return model.eval()
-
-
-@torch.no_grad()
-def _validation_loss(model: nn.Module, split: Split) -> float:
-    return cell_and_time_loss(model(prepare(split.inputs)), split.targets).item()
 
 
 def _say(who: str, outputs: Tensor, split: Split) -> None:
@@ -167,7 +167,7 @@ def main() -> None:
             _say(f"{TEACHER}, {name}", found, parts[name])
         save_file(outputs, arguments.out / f"{TEACHER}.safetensors")
     if BASELINE in arguments.names:
-        model = train_baseline(parts["train"], parts["validation"])
+        model = train_baseline(parts["train"])
         with torch.no_grad():
             for name, part in parts.items():
                 _say(f"{BASELINE}, {name}", model(prepare(part.inputs)), part)
