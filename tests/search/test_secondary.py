@@ -16,7 +16,7 @@ from dashboards.theme import LIGHT
 from search.cli.screen import front_table, print_answer, trial_details
 from search.manifest import manifest_of
 from search.session import Answer
-from spaces import Front, Judge, Metric, Reading, Trial
+from spaces import Budget, Front, Judge, Metric, Reading, Trial
 from tests.simulator import Simulator, simulate
 
 DELAY = Metric("time-to-full error", "s", higher_is_better=False, shown_unit="min")
@@ -24,7 +24,7 @@ DELAY = Metric("time-to-full error", "s", higher_is_better=False, shown_unit="mi
 
 @pytest.fixture
 def sim() -> Simulator:
-    return simulate(3)
+    return simulate(3, budget=Budget())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_front_and_answer_say_it_in_minutes(
     for member in front.members:
         reading = member.measurement.secondary.get(DELAY.name)
         assert reading is None or f"{reading.value / 60:g} min" in table
-    answer = shown(lambda console: print_answer(console, Answer(front, judge, {}), spec))
+    answer = shown(lambda console: print_answer(console, Answer(front, judge, {}, None), spec))
     assert "of the baseline time-to-full error 4 min ± 0.1." in " ".join(answer.split())
     plain = shown(lambda console: console.print(front_table(front, sim.judge, sim.spec, {})))
     assert DELAY.name not in plain
@@ -102,8 +102,8 @@ def test_tables_have_a_column_with_its_unit(judge: Judge, trials: list[Trial]) -
     ):
         (column,) = [each for each in columns if each.heading == DELAY.name]
         rows = table.to_dict("records")
-        assert column.text(rows[2]) == "3 min ± 0.1"
-        assert column.text(rows[5]) == ""
+        assert column.show(rows[2]) == "3 min ± 0.1"
+        assert column.show(rows[5]) == ""
 
 
 def test_hover_texts_and_tiles_say_it(judge: Judge, trials: list[Trial]) -> None:
@@ -112,8 +112,9 @@ def test_hover_texts_and_tiles_say_it(judge: Judge, trials: list[Trial]) -> None
     hovers = {
         row[0]: row[1]
         for trace in figure.data
-        if trace.customdata is not None and len(trace.customdata[0]) == 2
+        if trace.customdata is not None
         for row in trace.customdata
+        if len(row) == 2
     }
     drawn = {n: text for n, text in hovers.items() if n and DELAY.name in text}
     assert drawn
