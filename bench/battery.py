@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from evaluators.workloads.battery import (
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import worker_context
-from spaces import Measurement, Trial
+from spaces import Distillation, Measurement, Policy, Stage, Trial
 
 __all__ = ["main", "paired_drop_points"]
 
@@ -124,16 +125,26 @@ def _outputs(run: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     return {name: run(prepare(part.inputs.clone())) for name, part in parts.items()}
 
 
-def seeds_of(record: RecordReader, worker: Worker, best: Trial) -> list[tuple[int, Path]]:
-    """(bytes, file) of the winner as searched and with new seeds; none is trained twice."""
+def twin_of(policy: Policy) -> tuple[str, Policy]:
+    """The same policy with the trees' soft targets from its first stage on; or without them."""
+    if Stage.DISTILL in policy.order:
+        order = tuple(stage for stage in policy.order if stage is not Stage.DISTILL)
+        return "winner without the trees", replace(policy, order=order)
+    order = (Stage.DISTILL, *policy.order)
+    distillation = Distillation("logits", temperature=2.0, weight=0.5)
+    return "winner with the trees", replace(policy, order=order, distillation=distillation)
+
+
+def seeds_of(record: RecordReader, worker: Worker, policy: Policy) -> list[tuple[int, Path]]:
+    """(bytes, file) of a policy with each seed, the study's own first; none is trained twice."""
     path = FOLDER / "seeds.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     found = []
     for repeat in range(SEEDS):
-        identity = record.spec.identity(best.policy, record.spec.full_fidelity, repeat)
+        identity = record.spec.identity(policy, record.spec.full_fidelity, repeat)
         file = FOLDER / f"seed-{identity.policy_digest}-{repeat}.packed"
         if identity.key not in known or not file.exists():
-            outcome = worker.evaluate(identity, best.policy)
+            outcome = worker.evaluate(identity, policy)
             if not isinstance(outcome, Measurement):
                 raise SystemExit(f"bench.battery: seed {repeat} failed: {outcome}")
             made = record.location.artifacts_dir / f"{outcome.sha256}.packed"
@@ -154,11 +165,16 @@ def main() -> None:
     right = cell_correct(base["test"], test.targets).numpy()
     rows = [_judged("fp32 baseline", FP32_BYTES, base, None)]
     best = winner(record)
-    seeds = []
-    for seed, (size, file) in enumerate(seeds_of(record, worker, best)):
-        run = worker.format.read(read_content(file)).run
-        seeds.append(_judged(f"winner, seed {seed}", size, _outputs(run), right))
-    rows += seeds
+    twin, twin_policy = twin_of(best.policy)
+    by_policy = []
+    for name, policy in (("winner", best.policy), (twin, twin_policy)):
+        found = []
+        for seed, (size, file) in enumerate(seeds_of(record, worker, policy)):
+            run = worker.format.read(read_content(file)).run
+            found.append(_judged(f"{name}, seed {seed}", size, _outputs(run), right))
+        by_policy.append(found)
+        rows += found
+    seeds = by_policy[0]
     rows.append(_judged("boosted-tree teacher", 0, teacher_outputs(), right))
     drops = [float(row["test_drop_points"].split()[0]) for row in seeds]
     share = statistics.median(row["share_of_fp32_pct"] for row in seeds)
@@ -182,8 +198,8 @@ def main() -> None:
             "samples; below 0 is better than the baseline."
         ),
         (
-            "The baseline saw the data alone; fine-tuning went on for "
-            f"{FULL_EPOCHS} epochs, where the policy distils with the trees' soft targets."
+            f"The baseline saw the data alone; every file was fine-tuned for {FULL_EPOCHS} epochs, "
+            f"'{twin}' at equal samples: distillation shares them with the other stages."
         ),
         "Bytes of one file, decoded and re-scored; fp32: 4 x parameters. The trees are no file.",
         f"{len(trials)} trials, {core_s:.0f} core seconds of training, scoring and coding.",
