@@ -205,8 +205,8 @@ def main() -> None:
         (
             f"The baseline saw the data alone; every file was fine-tuned for {FULL_EPOCHS} epochs, "
             "those that distil at equal samples: distillation shares them with the other stages. "
-            "Temperature 2 with weight 0.5 was fixed before the twins were measured; 1 with 0.1 was "
-            "added afterwards, because most of greybox's distilling proposals asked for it."
+            "Temperature 2 with weight 0.5 was fixed before the twins were measured; 1 with 0.1 "
+            "was added afterwards, because most of greybox's distilling proposals asked for it."
         ),
         (
             "The baseline's 200 epochs balance both figures: 300 epochs gave 95.88 % and 4.05 min "
