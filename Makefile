@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-battery bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,9 @@ bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 
 bench-frontier: $(STAMP) ## smallest files found by search on MNIST; ONLY=lenet300 runs a part, all resume
 	$(BIN)/python -m bench.frontier
+
+bench-battery: $(STAMP) ## the two-headed network of charging cells, compressed; SEARCH_DATA, resumes
+	$(BIN)/python -m bench.battery
 
 bench-fidelity: $(STAMP) ## rank correlations of short and full fine-tuning; ONLY runs one network
 	$(BIN)/python -m bench.fidelity

@@ -1,10 +1,12 @@
 """Which columns of a frame a page shows, under which heading, in which words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from dashboards.markup import Column, Row
+from dashboards.tables import secondary_column
 from dashboards.text import (
     format_bytes,
     format_drop,
@@ -72,10 +74,15 @@ def _drop(metric: Metric, name: str, heading: str) -> Column:
     return Column(heading, show, name)
 
 
-def _measured_columns(metric: Metric) -> list[Column]:
+def _measured_columns(metric: Metric, secondary: Sequence[Metric]) -> list[Column]:
+    further = []
+    for each in secondary:
+        name = secondary_column(each)
+        further.append(_metric_column(each, name, each.name, f"{name}_se"))
     return [
         _metric_column(metric, "metric", metric.name, "metric_se"),
         _drop(metric, "drop", "to baseline"),
+        *further,
         _bytes("size_bytes", "file"),
         Column(
             "smaller",
@@ -99,12 +106,18 @@ def _what(row: Row) -> str:
     return f"{words} ({trouble})" if trouble else words
 
 
-def trial_columns(metric: Metric, *, with_status: bool, with_test: bool = False) -> list[Column]:
-    """Of `trial_table`."""
+def trial_columns(
+    metric: Metric,
+    secondary: Sequence[Metric] = (),
+    *,
+    with_status: bool,
+    with_test: bool = False,
+) -> list[Column]:
+    """Of `trial_table`, with what else was measured."""
     columns = [Column("trial", lambda row: str(row["name"]), "number")]
     if with_status:
         columns.append(_text("status", "status"))
-    columns += _measured_columns(metric)
+    columns += _measured_columns(metric, secondary)
     if with_test:
         columns.append(
             _metric_column(metric, "test_metric", f"test {metric.name}", "test_metric_se")
@@ -115,12 +128,12 @@ def trial_columns(metric: Metric, *, with_status: bool, with_test: bool = False)
     return [*columns, Column("policy", _what, is_prose=True)]
 
 
-def reference_columns(metric: Metric) -> list[Column]:
+def reference_columns(metric: Metric, secondary: Sequence[Metric] = ()) -> list[Column]:
     """Of the references and the pick, with their `title`."""
     return [
         _prose("title", "policy"),
         _text("status", "status"),
-        *_measured_columns(metric),
+        *_measured_columns(metric, secondary),
         Column("what it does", _what, is_prose=True),
     ]
 

@@ -14,6 +14,7 @@ from dashboards.text import (
     format_ms,
     format_order_words,
     format_spread,
+    secondary_tiles,
 )
 from spaces import Certificate, Measurement, Trial, format_order
 
@@ -136,6 +137,7 @@ def _tiles(study: Study, pick: Trial, measurement: Measurement) -> str:
             metric.format(measurement.metric),
             f"{error}; baseline {metric.format(profile.baseline_metric)}{fair}",
         ),
+        *secondary_tiles(given.spec.secondary, measurement, profile),
         (
             "file size",
             format_bytes(measurement.size_bytes),
@@ -196,7 +198,7 @@ def _alternatives(study: Study, certificate: Certificate) -> str:
     metric = study.given.spec.metric
     is_full = certificate.fidelity == study.given.spec.full_fidelity != study.given.spec.fidelity
     by_key = (study.finalists if is_full else study.trials).set_index("key", drop=False)
-    shown = columns.trial_columns(metric, with_status=False)
+    shown = columns.trial_columns(metric, study.given.spec.secondary, with_status=False)
     parts = []
     for caption, trials in (
         (f"The smallest found at each {metric.name}, small to large", certificate.smallest),

@@ -193,7 +193,7 @@ def _pareto(study: Study) -> Part:
     figure = _figure("pareto", draw_pareto, info, words, info.views)
     rows = tables.front_rows(study.trials)
     caption = f"The front at {study.given.spec.fidelity:,} samples, small to large"
-    shown = columns.trial_columns(metric, with_status=False)
+    shown = columns.trial_columns(metric, study.given.spec.secondary, with_status=False)
     table = details(caption, html_table(rows, shown, caption, marked="is_pick"))
     return Part(figure_block(figure, table) + _earned(study), figure)
 
@@ -208,7 +208,7 @@ def _earned(study: Study) -> str:
     titles = [format_order_words(name) or "the search's own pick" for name in rows["reference"]]
     rows = rows.assign(title=titles)
     caption = "The search's pick beside the reference policies, at the same fidelity"
-    shown = columns.reference_columns(study.given.spec.metric)
+    shown = columns.reference_columns(study.given.spec.metric, study.given.spec.secondary)
     return f"<h3>Was searching worth it?</h3>{html_table(rows, shown, caption, marked='is_pick')}"
 
 
@@ -217,7 +217,7 @@ def _finalists(study: Study) -> Part:
         return Part("<p>No finalist was run at full fidelity.</p>")
     spec = study.given.spec
     caption = f"Finalists, fine-tuned with {spec.full_fidelity:,} samples"
-    shown = columns.trial_columns(spec.metric, with_status=True, with_test=True)
+    shown = columns.trial_columns(spec.metric, spec.secondary, with_status=True, with_test=True)
     rows = study.finalists.sort_values(["size_bytes", "number"])
     return Part(html_table(rows, shown, caption, marked="is_pick"))
 
@@ -361,7 +361,7 @@ def _trials(study: Study) -> Part:
         f"{file_name}-trials.csv",
         tables.to_csv(everything),
     )
-    shown = columns.trial_columns(spec.metric, with_status=True)
+    shown = columns.trial_columns(spec.metric, spec.secondary, with_status=True)
     table = html_table(rows, shown, caption, sortable=True, marked="is_pick")
     return Part(
         '<div class="tools"><label>Filter <input type="search" data-filters="trial-table" '

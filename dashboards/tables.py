@@ -8,6 +8,7 @@ stage_table(measurement)        one row a stage; audit_table: one row a stage an
 step_table, excess_table, ...   the certificate
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -57,6 +58,7 @@ __all__ = [
     "policy_summary",
     "policy_table",
     "progress_table",
+    "secondary_column",
     "select_trials",
     "stage_table",
     "step_table",
@@ -103,6 +105,12 @@ _TRIAL_COLUMNS = (
 )
 
 
+def secondary_column(metric: Metric) -> str:
+    """The trial table's column of a further metric, with its unit: `"time_to_full_error_s"`."""
+    words = re.findall(r"[a-z0-9]+", f"{metric.name} {metric.unit}".lower())
+    return "secondary_" + "_".join(words)
+
+
 def trial_table(trials: Sequence[Trial], judge: Judge, *, at_full: bool = False) -> pd.DataFrame:
     """One row a trial, in record order; numbers of a failed trial are missing.
 
@@ -111,7 +119,8 @@ def trial_table(trials: Sequence[Trial], judge: Judge, *, at_full: bool = False)
 
     Args:
         trials: of one study of the record: the searched ones or the finalists.
-        judge: what is fair.
+        judge: what is fair. Its secondary metrics have a column each (`secondary_column`), and
+            one of their standard errors with "_se" behind, missing where not measured.
         at_full: whether they are the finalists, which are numbered by themselves: `name` is what
             `search show` takes, "17" or "3@full".
     """
@@ -126,7 +135,10 @@ def trial_table(trials: Sequence[Trial], judge: Judge, *, at_full: bool = False)
         _trial_row(trial, judge, on_front, picks) | {"name": f"{trial.number}{suffix}"}
         for trial in trials
     ]
-    frame = pd.DataFrame(rows, columns=list(_TRIAL_COLUMNS))
+    columns = list(_TRIAL_COLUMNS)
+    for metric in judge.secondary:
+        columns += [secondary_column(metric), f"{secondary_column(metric)}_se"]
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.astype(dict.fromkeys(_INTEGER_COLUMNS, "Int64"))
 
 
@@ -162,6 +174,11 @@ def _trial_row(
     measurement = trial.measurement
     if measurement is None:
         return row | {"failure": str(trial.outcome)}
+    for metric in judge.secondary:
+        reading = measurement.secondary.get(metric.name)
+        name = secondary_column(metric)
+        row[name] = np.nan if reading is None else reading.value
+        row[f"{name}_se"] = np.nan if reading is None else reading.standard_error
     excess = {k: v for k, v in judge.violations(measurement).items() if v > 0}
     status = OVER_BUDGET if excess else FRONT if identity.key in on_front else DOMINATED
     latency = measurement.latency

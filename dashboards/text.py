@@ -7,8 +7,9 @@ in every label, and of spreadsheets, which run a cell that begins with "=".
 
 import html
 import math
+from collections.abc import Sequence
 
-from spaces import BYTES_PER_KB, Metric
+from spaces import BYTES_PER_KB, Measurement, Metric, ModelProfile
 
 __all__ = [
     "corrected_text",
@@ -20,6 +21,7 @@ __all__ = [
     "format_spread",
     "plain",
     "plot_text",
+    "secondary_tiles",
     "shorten",
     "spreadsheet_text",
 ]
@@ -81,7 +83,7 @@ def format_ms(latency_ms: float) -> str:
 
 def format_spread(metric: Metric, standard_error: float) -> str:
     """`0.0013` -> `"± 0.13"`, in the unit that `Metric.format` shows."""
-    scaled = 100 * standard_error if metric.unit == "share" else standard_error
+    scaled = metric.shown(standard_error)
     return f"± {scaled:.2f}" if metric.unit == "share" else f"± {scaled:.2g}"
 
 
@@ -91,7 +93,24 @@ def format_drop(metric: Metric, drop: float) -> str:
     if metric.unit == "share":
         points = f"{abs(100 * drop):.2f}"
         return "no change" if points == "0.00" else f"{points} points {word}"
-    return f"{abs(drop):.3g} {metric.unit} {word}" if drop else "no change"
+    return f"{abs(metric.shown(drop)):.3g} {metric.unit_words} {word}" if drop else "no change"
+
+
+def secondary_tiles(
+    secondary: Sequence[Metric], measurement: Measurement, profile: ModelProfile
+) -> list[tuple[str, str, str]]:
+    """(name, value, error and baseline) of each further metric that was measured."""
+    found = []
+    for metric in secondary:
+        reading = measurement.secondary.get(metric.name)
+        if reading is None:
+            continue
+        note = format_spread(metric, reading.standard_error)
+        baseline = profile.baseline_secondary.get(metric.name)
+        if baseline is not None:
+            note += f"; baseline {metric.format(baseline.value)}"
+        found.append((f"validation {metric.name}", metric.format(reading.value), note))
+    return found
 
 
 def corrected_text(metric: Metric, value: float, optimism: float | None) -> str:

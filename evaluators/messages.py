@@ -1,8 +1,9 @@
 """The plain values that cross between a driver and its workers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from spaces import Metric, ModelProfile
+from spaces import Metric, ModelProfile, Reading
 
 __all__ = ["Profiled", "Verified", "WorkerContext"]
 
@@ -38,6 +39,7 @@ class Profiled:
     Attributes:
         search_fidelity, full_fidelity: the recipe's defaults, in training samples.
         has_test: whether there is a test split to report on.
+        secondary: what is measured beside the metric.
     """
 
     profile: ModelProfile
@@ -49,14 +51,16 @@ class Profiled:
     full_fidelity: int
     batch_size: int
     has_test: bool
+    secondary: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a fresh decode of a file gave."""
+    """What a fresh decode of a file gave; `secondary` as `Measurement.secondary`."""
 
     size_bytes: int
     sha256: str
     metric: float
     metric_se: float
     metric_samples: int
+    secondary: Mapping[str, Reading] = field(default_factory=dict)

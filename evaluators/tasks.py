@@ -11,7 +11,7 @@ import numpy as np
 from evaluators.artifacts.files import Content
 from evaluators.messages import Profiled, Verified, WorkerContext
 from evaluators.shared_folder import check_token
-from spaces import Failure, Identity, Latency, Measurement, Policy
+from spaces import Failure, Identity, Latency, Measurement, Policy, Reading
 
 if TYPE_CHECKING:
     from evaluators.calibration import ProbeTime
@@ -25,6 +25,7 @@ __all__ = [
     "probe_baseline",
     "score_samples",
     "score_test",
+    "score_test_secondary",
     "setup",
     "time_probe",
     "verify",
@@ -73,6 +74,11 @@ def evaluate(identity: Identity, policy: Policy) -> Measurement | Failure:
 def score_test(sha256: str) -> tuple[float, float, int] | None:
     """See `Worker.score_test`."""
     return _require_worker().score_test(sha256)
+
+
+def score_test_secondary(sha256: str) -> dict[str, Reading]:
+    """See `Worker.score_test_secondary`."""
+    return _require_worker().score_test_secondary(sha256)
 
 
 def score_samples(sha256: str) -> np.ndarray:

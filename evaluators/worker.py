@@ -57,6 +57,7 @@ from spaces import (
     Measurement,
     ModelProfile,
     Policy,
+    Reading,
     StudyBroken,
 )
 
@@ -166,6 +167,7 @@ class Worker:
             baseline_sha256=self.baseline_sha256(),
             gives_logits=scan.gives_logits,
             backend=backend.name,
+            baseline_secondary=_forward(self._baseline_secondary),
         )
         if self.target.is_this_machine:
             latency = measure_ms(self._baseline_call, device_name(self.format.runtime))
@@ -189,7 +191,13 @@ class Worker:
             full_fidelity=round(recipe.full_epochs * train_samples),
             batch_size=min(recipe.batch_size, train_samples),
             has_test=workload.test is not None,
+            secondary=backend.secondary,
         )
+
+    def _baseline_secondary(self) -> dict[str, Reading]:
+        if not self.backend.secondary:
+            return {}  # spares reading the file once more
+        return self._secondary(self.format.read(self.baseline_file).run)
 
     def baseline_sha256(self) -> str:
         """Of the uncompressed network's packed file, as in the profile; without any scan."""
@@ -221,6 +229,7 @@ class Worker:
                 return Failure("", "check", f"asked is not applied: {'; '.join(broken)}")
             with clock("score"):
                 score = self._score(written.restored.run)
+                secondary = self._secondary(written.restored.run)
             with clock("latency"):
                 latency = self._latency(policy, written)
             if self.context.store:
@@ -247,12 +256,24 @@ class Worker:
             seconds=seconds,
             audit=compressed.audit,
             device=self.backend.device,
+            secondary=secondary,
         )
 
     def _score(self, run: Callable[[Any], Any], split: SplitName = "validation") -> Score:
         """The metric of a network on a split."""
         workload = self.backend.workload
         return mean_score(self.backend.sample_scores(run, split), workload.name)
+
+    def _secondary(
+        self, run: Callable[[Any], Any], split: SplitName = "validation"
+    ) -> dict[str, Reading]:
+        """What else a network is worth on a split."""
+        name = self.backend.workload.name
+        found = {}
+        for metric, scores in self.backend.secondary_scores(run, split).items():
+            value, error, _ = mean_score(scores, name)
+            found[metric] = Reading(value, error)
+        return found
 
     def probe(self, policy: Policy, content: Content) -> Latency:
         """Time a file on this machine, whatever the study's target is called.
@@ -303,6 +324,16 @@ class Worker:
             return None
         return self._score(self.format.read(self._kept(sha256)).run, "test")
 
+    def score_test_secondary(self, sha256: str) -> dict[str, Reading]:
+        """The secondary metrics of a kept file on the test split; {} without a test split.
+
+        Raises:
+            InvalidRequest: no such file, or a damaged one.
+        """
+        if self.backend.workload.test is None:
+            return {}
+        return self._secondary(self.format.read(self._kept(sha256)).run, "test")
+
     def score_samples(self, sha256: str) -> np.ndarray:
         """(validation samples,) float32 scores of a kept file.
 
@@ -330,7 +361,8 @@ class Worker:
                 f"{path}: its tensors are not those of workload {workload}: {error}"
             ) from None
         metric, error_bar, samples = self._score(run)
-        return Verified(size_bytes(content), digest(content), metric, error_bar, samples)
+        secondary = self._secondary(run)
+        return Verified(size_bytes(content), digest(content), metric, error_bar, samples, secondary)
 
     def _write(self, compressed: Compressed) -> Written:
         """Encode, write, read back from the disk, load, compare bit for bit.

@@ -47,6 +47,16 @@ def manifest_of(
             "test": dict(test) if test else None,
             "baseline": profile.baseline_metric,
         },
+        "secondary": [
+            {
+                "name": metric.name,
+                "unit": metric.unit,
+                "validation": reading.value,
+                "standard_error": reading.standard_error,
+            }
+            for metric in spec.secondary
+            if (reading := values.secondary.get(metric.name)) is not None
+        ],
         "latency": asdict(values.latency),
         "policy": trial.policy.to_dict(),
         "study": spec.name,

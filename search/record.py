@@ -145,7 +145,7 @@ class RecordReader:
     def judge(self) -> Judge:
         """What makes the study's trials comparable."""
         spec = self.spec
-        return Judge(spec.metric, spec.budget, self.profile)
+        return Judge(spec.metric, spec.budget, self.profile, spec.secondary)
 
     def trials(self) -> list[Trial]:
         """Of the search fidelity, failed ones included, in record order."""

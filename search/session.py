@@ -166,7 +166,8 @@ class Prepared:
     @property
     def judge(self) -> Judge:
         """What makes the study's trials comparable."""
-        return Judge(self.spec.metric, self.spec.budget, self.profiled.profile)
+        spec = self.spec
+        return Judge(spec.metric, spec.budget, self.profiled.profile, spec.secondary)
 
 
 def worker_context(
@@ -278,6 +279,7 @@ def prepare(request: Request, engine: Engine, location: StudyLocation) -> Prepar
             *format_notes,
             *_notes(target, profile, profiled),
         ),
+        secondary=profiled.secondary,
     )
     space = build_space(profile, capabilities, request.restrictions)
     return Prepared(spec, profiled, target, space)
@@ -388,7 +390,7 @@ def proposer_of(
 ) -> WarmProposer:
     """Who proposes in a study: references first, then what the spec names."""
     capabilities, _ = capabilities_of(profile, target, spec.fidelity)
-    judge = Judge(spec.metric, spec.budget, profile)
+    judge = Judge(spec.metric, spec.budget, profile, spec.secondary)
     return make_proposer(spec.proposer, space, judge, target, capabilities, spec.seed)
 
 

@@ -35,6 +35,7 @@ class StudySpec:
         target_sha256: of the target's figures; "" in records of before it was kept.
         artifacts: s3://... where files are kept; "" = in the study's folder.
         notes: sentences the user should read; they decide nothing.
+        secondary: what is measured beside the metric, to be shown; decides nothing either.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StudySpec:
     target_sha256: str = ""
     artifacts: str = ""
     notes: tuple[str, ...] = ()
+    secondary: tuple[Metric, ...] = ()
 
     def identity(self, policy: Policy, fidelity: int, repeat: int = 0) -> Identity:
         """The identity of one evaluation in this study."""
@@ -69,7 +71,11 @@ class StudySpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        lists = {"restrictions": dict(self.restrictions), "notes": list(self.notes)}
+        lists = {
+            "restrictions": dict(self.restrictions),
+            "notes": list(self.notes),
+            "secondary": [asdict(metric) for metric in self.secondary],
+        }
         return {**asdict(self), **lists}
 
     def to_json(self) -> str:
@@ -81,4 +87,6 @@ class StudySpec:
         """The inverse of `to_dict`."""
         budget, metric = Budget(**data["budget"]), Metric(**data["metric"])
         notes = tuple(data.get("notes", ()))
-        return cls(**{**data, "budget": budget, "metric": metric, "notes": notes})
+        secondary = tuple(Metric(**each) for each in data.get("secondary", ()))
+        read = {"budget": budget, "metric": metric, "notes": notes, "secondary": secondary}
+        return cls(**{**data, **read})

@@ -7,7 +7,7 @@ happens, what was recorded stays, and the next session goes on from there.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -276,7 +276,10 @@ def score_on_test(
         if score is None:
             return
         metric, error, samples = score
-        scores = {"metric": metric, "metric_se": error, "samples": samples}
+        scores: dict[str, Any] = {"metric": metric, "metric_se": error, "samples": samples}
+        if record.spec.secondary:
+            further = _of_file(engine, kept, beat, tasks.score_test_secondary, trial)
+            scores["secondary"] = {name: asdict(reading) for name, reading in further.items()}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
         tracker.add(trial)
 

@@ -4,7 +4,7 @@ from spaces.budget import BYTES_PER_KB, Budget
 from spaces.capabilities import Capabilities, LayerCapabilities
 from spaces.errors import InvalidRequest, SearchError, StudyBroken, WorkerLost
 from spaces.front import Certificate, Front, Judge, Step, hypervolume, nondominated
-from spaces.metric import ACCURACY, Metric
+from spaces.metric import ACCURACY, Metric, Reading
 from spaces.policy import (
     Distillation,
     LayerPolicy,
@@ -53,6 +53,7 @@ __all__ = [
     "Metric",
     "ModelProfile",
     "Policy",
+    "Reading",
     "SearchError",
     "SearchSpace",
     "Sensitivity",

@@ -163,11 +163,17 @@ def _latency_on_grid(latency: Latency) -> float:
 
 @dataclass(frozen=True)
 class Judge:
-    """Everything fixed at the start of a study that turns measurements into comparable points."""
+    """Everything fixed at the start of a study that turns measurements into comparable points.
+
+    Attributes:
+        metric, budget, profile: what is compared, with which limits and which baseline.
+        secondary: what else was measured. Judges nothing; pages show it beside the metric.
+    """
 
     metric: Metric
     budget: Budget
     profile: ModelProfile
+    secondary: tuple[Metric, ...] = ()
 
     def point(self, measurement: Measurement) -> tuple[float, float, float]:
         """(loss, ln bytes, ln ms on the grid)."""

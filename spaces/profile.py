@@ -1,9 +1,11 @@
 """What is known of a network before any training: made once by a worker, kept in the record."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
+
+from spaces.metric import Reading
 
 __all__ = ["LayerProfile", "ModelProfile", "Sensitivity"]
 
@@ -80,8 +82,10 @@ class ModelProfile:
         baseline_sha256: of the uncompressed network's file, so that another network under the same
             name is noticed; "" in records of before it was kept.
         latency_device: what the baseline's latency is of; "" likewise.
-        gives_logits: whether the outputs are class scores, which a teacher can soften.
+        gives_logits: whether the outputs are class scores, which a teacher can soften, or the
+            workload says how else its soft targets are imitated.
         backend: that compresses it, a key of `evaluators.capabilities`.
+        baseline_secondary: as `Measurement.secondary`, of the baseline.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -99,6 +103,7 @@ class ModelProfile:
     latency_device: str = ""
     gives_logits: bool = True
     backend: str = "torch"
+    baseline_secondary: Mapping[str, Reading] = field(default_factory=dict, hash=False)
 
     @cached_property
     def layer_map(self) -> Mapping[str, LayerProfile]:
@@ -145,5 +150,9 @@ class ModelProfile:
                 "layers": layers,
                 "channel_groups": tuple(tuple(group) for group in data["channel_groups"]),
                 "excluded": tuple((name, reason) for name, reason in data["excluded"]),
+                "baseline_secondary": {
+                    name: Reading(**reading)
+                    for name, reading in data.get("baseline_secondary", {}).items()
+                },
             }
         )

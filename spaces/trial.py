@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spaces.budget import Budget
-from spaces.metric import Metric
+from spaces.metric import Metric, Reading
 from spaces.policy import Policy
 
 __all__ = [
@@ -133,6 +133,8 @@ class Measurement:
         seconds: phase -> wall seconds ("train", "encode", "score", "latency").
         audit: one entry a stage.
         device: where it was fine-tuned.
+        secondary: name of a further metric -> its reading, on the same samples of the same
+            network. No budget acts on them and no front is made of them; {} in records of before.
     """
 
     metric: float
@@ -147,6 +149,7 @@ class Measurement:
     seconds: Mapping[str, float]
     audit: tuple[StageAudit, ...]
     device: str = "cpu"
+    secondary: Mapping[str, Reading] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("metric", "metric_se"):
@@ -173,6 +176,7 @@ class Measurement:
             "latency": {**_fields(latency), "layers_ms": dict(latency.layers_ms)},
             "seconds": dict(self.seconds),
             "audit": audit,
+            "secondary": {name: _fields(reading) for name, reading in self.secondary.items()},
         }
 
     @classmethod
@@ -190,7 +194,9 @@ class Measurement:
         )
         ledger = tuple(LedgerLine(**line) for line in data["ledger"])
         latency = Latency(**data["latency"])
-        return cls(**{**data, "audit": audit, "ledger": ledger, "latency": latency})
+        secondary = {n: Reading(**r) for n, r in data.get("secondary", {}).items()}
+        changed = {"audit": audit, "ledger": ledger, "latency": latency, "secondary": secondary}
+        return cls(**{**data, **changed})
 
 
 @dataclass(frozen=True, slots=True)

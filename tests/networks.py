@@ -5,6 +5,7 @@ Used by name, as a user's own file would be: `networks.name("mlp")` is "…/test
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluators.workloads.base import Recipe, Split, Workload
+from evaluators.workloads.base import Recipe, SecondaryScore, Split, Workload
 from spaces import Metric
 
 CLASSES = 4
@@ -124,6 +125,21 @@ def narrow() -> Workload:
 
 def residual() -> Workload:
     return workload(trained(Residual))
+
+
+def ink(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A second figure of `two_figures`: how far the first logit is from the class number."""
+    return (outputs[:, 0] - targets).abs()
+
+
+def two_figures() -> Workload:
+    """`mlp` with a second metric, and a loss of its own for soft targets."""
+
+    def imitation(outputs: Tensor, soft_targets: Tensor, temperature: float) -> Tensor:
+        return F.mse_loss(outputs, soft_targets) / temperature
+
+    delay = Metric("delay", "s", higher_is_better=False, shown_unit="min")
+    return replace(mlp(), secondary=(SecondaryScore(delay, ink),), imitation=imitation)
 
 
 def regression() -> Workload:

@@ -15,6 +15,8 @@ NEEDED = (
     "evaluators/workloads/baselines/lenet300-mnist.safetensors",
     "evaluators/workloads/baselines/lenet5-mnist.safetensors",
     "evaluators/workloads/baselines/cnn-mnist.safetensors",
+    "evaluators/workloads/baselines/battery.safetensors",
+    "evaluators/workloads/baselines/battery-teacher.safetensors",
     "dashboards/assets/report.css",
     "dashboards/assets/report.js",
 )

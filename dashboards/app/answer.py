@@ -20,6 +20,7 @@ from dashboards.text import (
     format_order_words,
     format_spread,
     plain,
+    secondary_tiles,
 )
 from search.whatif import Candidates, Choice
 from spaces import Budget, Judge, Measurement, Trial, format_order
@@ -115,6 +116,7 @@ def draw_answer(snapshot: Snapshot, view: View, answer: Answer) -> Component:
             metric.format(measurement.metric),
             f"{format_spread(metric, measurement.metric_se)}; {format_drop(metric, drop)}{fair}",
         ),
+        *secondary_tiles(snapshot.spec.secondary, measurement, snapshot.profile),
         (
             "file size",
             format_bytes(measurement.size_bytes),

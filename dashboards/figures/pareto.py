@@ -1,5 +1,6 @@
 """The Pareto plot: the metric against the bytes of the file, of the download, or the latency."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from dashboards.figures.axes import (
     place_labels,
 )
 from dashboards.figures.pareto_data import SYMBOLS, Faint, ParetoInfo, XAxis, numbers, places_of
+from dashboards.tables import secondary_column
 from dashboards.text import (
     format_bytes,
     format_ms,
@@ -200,7 +202,10 @@ _OTHER_HOVER = "<b>%{meta}, trial %{customdata[2]}</b><br>%{customdata[1]}<extra
 
 
 def hover_rows(
-    rows: pd.DataFrame, metric: Metric, counts: np.ndarray | None = None
+    rows: pd.DataFrame,
+    metric: Metric,
+    counts: np.ndarray | None = None,
+    secondary: Sequence[Metric] = (),
 ) -> list[list[str]]:
     """Per point: the trial's name and the lines of its hover text, escaped.
 
@@ -208,28 +213,33 @@ def hover_rows(
         rows: of the trial table.
         metric: of the study.
         counts: (rows,), how many trials each mark stands for; None: one.
+        secondary: what else was measured.
     """
     # Escaped once, not once a row.
     safe_metric = replace(metric, unit=plot_text(metric.unit))
     sources = {source: plot_text(source) for source in set(rows["latency_source"])}
     more = [1] * len(rows) if counts is None else counts.tolist()
+    further = _secondary_lines(rows, secondary)
     found = []
-    for name, order, policy, value, error, size, latency, source, over, count in zip(
-        rows["name"],
-        rows["order"],
-        rows["policy"],
-        rows["metric"].tolist(),
-        rows["metric_se"].tolist(),
-        numbers(rows, "size_bytes").tolist(),
-        rows["latency_ms"].tolist(),
-        rows["latency_source"],
-        rows["over_limits"],
-        more,
-        strict=True,
+    for at, (name, order, policy, value, error, size, latency, source, over, count) in enumerate(
+        zip(
+            rows["name"],
+            rows["order"],
+            rows["policy"],
+            rows["metric"].tolist(),
+            rows["metric_se"].tolist(),
+            numbers(rows, "size_bytes").tolist(),
+            rows["latency_ms"].tolist(),
+            rows["latency_source"],
+            rows["over_limits"],
+            more,
+            strict=True,
+        )
     ):
         lines = [
             plot_text(f"{format_order_words(order)}; {policy}", 110),
             f"{safe_metric.format(value)} {format_spread(metric, error)}",
+            *further[at],
             f"{format_bytes(size)} ({size:,.0f} bytes)",
             f"{format_ms(latency)} {sources[source]}",
         ]
@@ -239,6 +249,19 @@ def hover_rows(
             lines.append(f"and {count - 1:,} more trial{'s' if count > 2 else ''} here")
         found.append([name, "<br>".join(lines)])
     return found
+
+
+def _secondary_lines(rows: pd.DataFrame, secondary: Sequence[Metric]) -> list[list[str]]:
+    """Per row: a line for each further metric that was measured, escaped."""
+    lines: list[list[str]] = [[] for _ in range(len(rows))]
+    for metric in secondary:
+        name = secondary_column(metric)
+        values, errors = rows[name].tolist(), rows[f"{name}_se"].tolist()
+        for found, value, error in zip(lines, values, errors, strict=True):
+            if not math.isnan(value):
+                text = f"{metric.name} {metric.format(value)} {format_spread(metric, error)}"
+                found.append(plot_text(text))
+    return lines
 
 
 #: A trace as a plain dict: go.Figure checks it, and go.Scatter would have checked it once more.
@@ -256,7 +279,7 @@ def _points(
         "type": "scatter",
         "x": numbers(rows, info.x),
         "y": numbers(rows, "metric"),
-        "customdata": hover_rows(rows, info.metric, counts),
+        "customdata": hover_rows(rows, info.metric, counts, info.secondary),
         "hovertemplate": HOVER,
         "meta": kind,
         "mode": "markers",

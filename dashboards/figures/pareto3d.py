@@ -133,7 +133,7 @@ def _points(
         "x": numbers(rows, "size_bytes"),
         "y": numbers(rows, "latency_ms"),
         "z": numbers(rows, "metric"),
-        "customdata": hover_rows(rows, info.metric, counts),
+        "customdata": hover_rows(rows, info.metric, counts, info.secondary),
         "hovertemplate": HOVER,
         "meta": kind,
         "mode": "markers",

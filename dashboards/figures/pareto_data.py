@@ -74,6 +74,7 @@ class ParetoInfo(NamedTuple):
         shown: what a reader looks at now: the first view, or where they zoomed to.
         hidden_count: trials outside the first view.
         latency_words: what the latencies are, e.g. "modelled".
+        secondary: what hover texts say beside the metric.
     """
 
     metric: Metric
@@ -101,6 +102,7 @@ class ParetoInfo(NamedTuple):
     shown: Ranges
     hidden_count: int
     latency_words: str
+    secondary: tuple[Metric, ...] = ()
 
     @property
     def views(self) -> dict[str, dict[str, list[float]]]:
@@ -212,6 +214,7 @@ def pareto_info(
             np.concatenate([places_of(done, x), places_of(final, x)]), views.first
         ),
         latency_words=" / ".join(sorted(set(done["latency_source"]))),
+        secondary=judge.secondary,
     )
 
 

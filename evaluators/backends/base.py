@@ -187,7 +187,7 @@ class Scan:
         passes: of the sensitivity scan.
         channel_groups: layers whose output channels are coupled.
         other_bytes: fp32 bytes outside the compressible layers.
-        gives_logits: whether outputs are class scores.
+        gives_logits: whether outputs are class scores, or soft targets have a loss of their own.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -271,6 +271,17 @@ class Backend(Protocol):
         Raises:
             InvalidRequest: `score` does not give one number a sample.
         """
+        ...
+
+    @property
+    def secondary(self) -> tuple[Metric, ...]:
+        """What is measured beside the workload's metric; () of most workloads."""
+        ...
+
+    def secondary_scores(
+        self, run: Callable[[Any], Any], split: SplitName
+    ) -> Mapping[str, np.ndarray]:
+        """Name of each secondary metric -> (samples,) float64 scores; as `sample_scores`."""
         ...
 
 

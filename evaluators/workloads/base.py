@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evaluators.workloads.recipe import Recipe
 from spaces import ACCURACY, InvalidRequest, Metric
 
-__all__ = ["Recipe", "Split", "Workload", "as_split", "correct", "identity"]
+__all__ = ["Recipe", "SecondaryScore", "Split", "Workload", "as_split", "correct", "identity"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,19 @@ def correct(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SecondaryScore:
+    """A further figure of a network, measured in every trial beside the metric.
+
+    Attributes:
+        metric: its name, unit and direction.
+        score: (outputs, targets) -> one score a sample; their mean is the figure.
+    """
+
+    metric: Metric
+    score: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Workload:
     """A trained network with all that is needed to judge and fine-tune a compressed copy.
 
@@ -63,15 +76,20 @@ class Workload:
         test: reports, never chooses; None when there is none.
         metric: what is measured; accuracy is the default.
         score: (outputs, targets) -> one score a sample; their mean is the metric.
+        secondary: further figures, e.g. of a second head: shown beside the metric, but budgets,
+            front and pick are the metric's alone.
         loss: (outputs, targets) -> scalar, for fine-tuning.
+        imitation: (outputs, soft targets, temperature) -> scalar, for the distill stage of a
+            network whose outputs are not just logits; None = softened logits.
         prepare: batch of stored inputs -> network input, e.g. uint8 images to floats.
         recipe: how to fine-tune.
         fine_tuning: gives the split to fine-tune on, where it is not `train` itself: whole sets of
             its samples, distorted or not, set after set in `train`'s order. Called at first need.
         teacher: a stronger network for distillation, taking the same prepared input and giving
             logits (any callable); None = the uncompressed network itself.
-        soft_targets: gives the teacher's (samples, classes) logits on the fine-tuning split, where
-            they are kept; else they are computed from `teacher` at first need.
+        soft_targets: gives the teacher's (samples, classes) logits, or whatever `imitation`
+            takes, on the fine-tuning split, where they are kept; else they are computed from
+            `teacher` at first need.
     """
 
     backend: ClassVar[str] = "torch"
@@ -83,7 +101,9 @@ class Workload:
     test: Split | None = None
     metric: Metric = ACCURACY
     score: Callable[[Tensor, Tensor], Tensor] = correct
+    secondary: tuple[SecondaryScore, ...] = ()
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    imitation: Callable[[Tensor, Tensor, float], Tensor] | None = None
     prepare: Callable[[Tensor], Tensor] = identity
     recipe: Recipe = field(default_factory=Recipe)
     fine_tuning: Callable[[], Split] | None = None
@@ -95,6 +115,12 @@ class Workload:
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
             raise InvalidRequest(f"workload model must be a torch.nn.Module, but got {kind}")
+        names = [self.metric.name, *(each.metric.name for each in self.secondary)]
+        if len(set(names)) < len(names):
+            raise InvalidRequest(
+                f"workload {self.name}: each metric must have a name of its own, but got "
+                f"{', '.join(names)}"
+            )
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
             if value is not None or name != "test":

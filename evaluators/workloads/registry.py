@@ -85,6 +85,11 @@ BUILT_IN: dict[str, BuiltIn] = {
         "evaluators.workloads.cifar10:resnet20_cifar10",
         "ResNet-20 on CIFAR-10, pretrained, 269,722 parameters; data from $SEARCH_DATA",
     ),
+    "battery": BuiltIn(
+        "evaluators.workloads.battery:battery",
+        "which cell is charging and when it is full: dense, two heads, 26,436 parameters; "
+        "data from $SEARCH_DATA",
+    ),
 }
 
 

@@ -229,6 +229,9 @@ def verify_command(arguments: argparse.Namespace) -> int:
         "validation": (found.metric, metric.get("validation")),
         "samples": (found.metric_samples, metric.get("samples")),
     }
+    for said in _secondary_of(file, manifest):
+        reading = found.secondary.get(said["name"])
+        checks[said["name"]] = (reading.value if reading else None, said["validation"])
     wrong = [name for name, (is_now, said) in checks.items() if said not in (None, is_now)]
     compared = any(said is not None for _, said in checks.values())
     if arguments.json:
@@ -247,6 +250,23 @@ def verify_command(arguments: argparse.Namespace) -> int:
             f"{'DIFFERS from its manifest' if wrong else verdict}\n"
         )
     return EXIT_MISMATCH if wrong else 0
+
+
+def _secondary_of(file: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest says beside the metric; [] of one from before there was anything.
+
+    Raises:
+        InvalidRequest: it is no list of names with figures.
+    """
+    entries = manifest.get("secondary", [])
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and "validation" in entry
+        for entry in entries
+    ):
+        raise InvalidRequest(
+            f"verify: {manifest_path(file)} is not a manifest: secondary is no list of figures"
+        )
+    return entries
 
 
 def _format_of(file: Path, manifest: Mapping[str, Any]) -> str:

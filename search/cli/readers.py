@@ -3,17 +3,20 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from search.cli.screen import front_table, make_console, print_answer, trial_details
+from search.cli.text import secondary_text
 from search.location import StudyLocation
 from search.naming import find_trial, storage_flag, trial_name
 from search.record import RecordReader
 from search.session import Answer, answer_of
-from spaces import Certificate, Front, InvalidRequest, Trial
+from spaces import Certificate, Front, InvalidRequest, Reading, Trial
 
 __all__ = [
     "answer_json",
@@ -44,6 +47,7 @@ def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
             "trial": trial_name(trial, spec.full_fidelity, spec.fidelity),
             "metric": values.metric,
             "metric_se": values.metric_se,
+            "secondary": _plain(values.secondary),
             "size_bytes": values.size_bytes,
             "download_bytes": values.download_bytes,
             "latency_ms": values.latency.median_ms,
@@ -62,6 +66,7 @@ def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
         "baseline": {
             "metric": profile.baseline_metric,
             "metric_se": profile.baseline_metric_se,
+            "secondary": _plain(profile.baseline_secondary),
             "fp32_bytes": profile.fp32_bytes,
             "size_bytes": profile.baseline_size_bytes,
             "latency_ms": profile.baseline_latency_ms,
@@ -87,6 +92,10 @@ def answer_json(record: RecordReader, answer: Answer) -> dict[str, Any]:
         }
     result["reference_point"] = judge.reference.tolist()
     return result
+
+
+def _plain(readings: Mapping[str, Reading]) -> dict[str, dict[str, float]]:
+    return {name: asdict(reading) for name, reading in readings.items()}
 
 
 def front_command(arguments: argparse.Namespace) -> int:
@@ -125,6 +134,9 @@ def show_command(arguments: argparse.Namespace) -> int:
     scores = record.test_scores().get(trial.identity.key)
     if scores:
         shown = escape(record.judge.metric.format(scores["metric"]))
+        read = {name: Reading(**each) for name, each in scores.get("secondary", {}).items()}
+        further = secondary_text(spec.secondary, read)
+        shown += f", {escape(further)}" if further else ""
         make_console().print(f"\n{shown} on the test split", highlight=False)
     return 0
 

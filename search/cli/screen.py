@@ -19,13 +19,14 @@ from search.cli.text import (
     metric_text,
     order_text,
     outcome_text,
+    secondary_text,
 )
 from search.naming import trial_name
 from search.progress import Progress
 from search.session import Answer, Prepared
 from search.spec import StudySpec
 from search.study import Job
-from spaces import Certificate, Front, Judge, Measurement, Policy, Trial
+from spaces import Certificate, Front, Judge, Measurement, Metric, Policy, Trial
 
 __all__ = [
     "Screen",
@@ -148,7 +149,8 @@ def print_prepared(console: Console, prepared: Prepared) -> None:
     baseline = metric_text(spec.metric, profile.baseline_metric, profile.baseline_metric_se)
     epochs = spec.fidelity / prepared.profiled.train_samples
     full = spec.full_fidelity / prepared.profiled.train_samples
-    what = f"{spec.metric.name} {baseline} on validation, "
+    further = secondary_text(spec.secondary, profile.baseline_secondary)
+    what = f"{spec.metric.name} {baseline}{f', {further}' if further else ''} on validation, "
     what += f"{bytes_text(profile.fp32_bytes)} of fp32 weights "
     what += f"({bytes_text(profile.baseline_size_bytes)} as {spec.artifact_format}), "
     what += f"{profile.baseline_latency_ms:.3g} ms {profile.latency_source}"
@@ -196,8 +198,10 @@ def front_table(
     )
     table.add_column("")
     table.add_column("trial", no_wrap=True)
-    for name in ("validation", "test", "bytes", "ratio", "latency"):
-        table.add_column(name, justify="right", no_wrap=True)
+    further = [escape(each.name) for each in spec.secondary]
+    for name in ("validation", "test", *further, "bytes", "ratio", "latency"):
+        # The name of a further metric may be long; its values are not.
+        table.add_column(name, justify="right", no_wrap=name not in further)
     table.add_column("order", overflow="fold")
     for trial in front.members:
         values = measured(trial)
@@ -208,6 +212,7 @@ def front_table(
             trial_name(trial, spec.full_fidelity, spec.fidelity),
             escape(metric_text(metric, values.metric, values.metric_se)),
             escape(metric.format(test["metric"])) if test else "",
+            *(_secondary_cell(each, values) for each in spec.secondary),
             f"{values.size_bytes:,}",
             f"{fp32_bytes / values.size_bytes:.1f}x",
             escape(latency_text(values)),
@@ -215,6 +220,12 @@ def front_table(
             style="bold" if is_pick else "",
         )
     return table
+
+
+def _secondary_cell(metric: Metric, values: Measurement) -> str:
+    """On validation, without its error bar: the table is as wide as a terminal."""
+    reading = values.secondary.get(metric.name)
+    return "" if reading is None else escape(metric.format(reading.value))
 
 
 def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
@@ -228,7 +239,9 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
     assert front.pick is not None
     values = measured(front.pick)
     drop = judge.metric.drop(values.metric, judge.profile.baseline_metric)
-    moved = f"{abs(100 * drop):.2f} points" if judge.metric.unit == "share" else f"{abs(drop):.4g}"
+    moved = f"{abs(100 * drop):.2f} points"
+    if judge.metric.unit != "share":
+        moved = f"{abs(judge.metric.shown(drop)):.4g}"
     word = "worse than" if drop > 0 else "better than"
     compared = f"{moved} {word} the baseline" if drop else "as the baseline"
     name = trial_name(front.pick, spec.full_fidelity, spec.fidelity)
@@ -236,7 +249,8 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
         f"\n[bold]Pick[/] #{name}: {escape(judge.metric.format(values.metric))}, {compared}, "
         f"in {values.size_bytes:,} bytes "
         f"({judge.profile.fp32_bytes / values.size_bytes:.0f}x smaller than fp32), "
-        f"{escape(latency_text(values))}. The smallest within one standard error of the best.",
+        f"{escape(latency_text(values))}. The smallest within one standard error of the best."
+        f"{escape(_further_sentence(judge, values))}",
         highlight=False,
     )
     if answer.optimism is not None:
@@ -245,6 +259,13 @@ def print_answer(console: Console, answer: Answer, spec: StudySpec) -> None:
             f"Corrected for having been chosen on the same samples it is {escape(fair)}.",
             highlight=False,
         )
+
+
+def _further_sentence(judge: Judge, values: Measurement) -> str:
+    """What else the pick and the baseline are worth; "" where nothing else is measured."""
+    ours = secondary_text(judge.secondary, values.secondary)
+    theirs = secondary_text(judge.secondary, judge.profile.baseline_secondary)
+    return f" Beside it {ours}; of the baseline {theirs}." if ours else ""
 
 
 def print_certificate(
@@ -317,6 +338,8 @@ def trial_details(console: Console, trial: Trial, judge: Judge, title: str) -> N
         f"{escape(latency_text(values))} ({escape(values.latency.device)}), {values.macs:,} MACs",
         highlight=False,
     )
+    if values.secondary:
+        console.print(escape(secondary_text(judge.secondary, values.secondary)), highlight=False)
     audit = Table(title="\nAfter each stage", title_justify="left", box=None, pad_edge=False)
     metric = escape(judge.metric.name)
     for name in ("stage", "samples", "seconds", metric, "layer", "zeros", "values"):

@@ -1,6 +1,18 @@
 """How values are written for people: one way everywhere."""
 
-from spaces import BYTES_PER_KB, Failure, Judge, Measurement, Metric, Policy, Trial, format_order
+from collections.abc import Mapping, Sequence
+
+from spaces import (
+    BYTES_PER_KB,
+    Failure,
+    Judge,
+    Measurement,
+    Metric,
+    Policy,
+    Reading,
+    Trial,
+    format_order,
+)
 
 __all__ = [
     "LIMIT_WORDS",
@@ -12,6 +24,7 @@ __all__ = [
     "metric_text",
     "order_text",
     "outcome_text",
+    "secondary_text",
 ]
 
 
@@ -47,8 +60,18 @@ def metric_text(metric: Metric, value: float, error: float | None = None) -> str
     """`"97.02 % ± 0.17"`."""
     if error is None:
         return metric.format(value)
-    shown = f"{100 * error:.2f}" if metric.unit == "share" else f"{error:.2g}"
+    spread = metric.shown(error)
+    shown = f"{spread:.2f}" if metric.unit == "share" else f"{spread:.2g}"
     return f"{metric.format(value)} ± {shown}"
+
+
+def secondary_text(metrics: Sequence[Metric], readings: Mapping[str, Reading]) -> str:
+    """`"time-to-full error 3.95 min ± 0.08"`, those that were measured, with commas."""
+    return ", ".join(
+        f"{metric.name} {metric_text(metric, reading.value, reading.standard_error)}"
+        for metric in metrics
+        if (reading := readings.get(metric.name)) is not None
+    )
 
 
 def latency_text(measurement: Measurement) -> str:

@@ -2,10 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 from hypothesis import given
 
-from spaces import ModelProfile
+from spaces import ModelProfile, Reading
 from tests.strategies import spaces as some
 
 
@@ -23,6 +24,15 @@ def test_a_record_from_before_input_groups_loads(profile: ModelProfile) -> None:
     for layer in data["layers"]:
         del layer["input_group"]
     assert {layer.input_group for layer in ModelProfile.from_dict(data).layers} == {""}
+
+
+@given(some.profiles())
+def test_secondary_figures_of_the_baseline(profile: ModelProfile) -> None:
+    given = replace(profile, baseline_secondary={"delay": Reading(1.5, 0.25)})
+    data = json.loads(json.dumps(given.to_dict()))
+    assert ModelProfile.from_dict(data) == given
+    del data["baseline_secondary"]
+    assert ModelProfile.from_dict(data) == profile
 
 
 @given(some.profiles())

@@ -46,6 +46,17 @@ def test_measurement_round_trip(one: Measurement) -> None:
     assert Measurement.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
+@given(some.measurements, some.specs)
+def test_records_from_before_secondary_metrics_load(one: Measurement, spec: StudySpec) -> None:
+    old = one.to_dict()
+    del old["secondary"]
+    assert Measurement.from_dict(json.loads(json.dumps(old))) == replace(one, secondary={})
+    old_spec = spec.to_dict()
+    del old_spec["secondary"], old_spec["metric"]["shown_unit"]
+    plain = replace(spec.metric, shown_unit="")
+    assert StudySpec.from_dict(old_spec) == replace(spec, metric=plain, secondary=())
+
+
 @given(some.identities)
 def test_identity_round_trip(one: Identity) -> None:
     assert Identity(**json.loads(json.dumps(asdict(one)))) == one

@@ -30,6 +30,7 @@ from spaces import (
     Metric,
     ModelProfile,
     Policy,
+    Reading,
     SearchSpace,
     Sensitivity,
     Stage,
@@ -293,7 +294,12 @@ def spaces_and_policies(draw: st.DrawFn) -> tuple[SearchSpace, Policy]:
 # Measurements ------------------------------------------------------------------------------------
 
 metrics = st.sampled_from(
-    (ACCURACY, Metric("mae", "s", higher_is_better=False), Metric("r2", "", higher_is_better=True))
+    (
+        ACCURACY,
+        Metric("mae", "s", higher_is_better=False),
+        Metric("delay", "s", higher_is_better=False, shown_unit="min"),
+        Metric("r2", "", higher_is_better=True),
+    )
 )
 identities = st.builds(
     Identity,
@@ -330,6 +336,7 @@ latencies = st.builds(
     device=names,
     layers_ms=st.dictionaries(st.sampled_from(LAYER_NAMES), numbers(0.0, 10.0), max_size=2),
 )
+readings = st.builds(Reading, numbers(-1e6, 1e6), numbers(0.0, 1e3))
 # Few distinct values, so that ties and duplicates are common.
 measurements = st.builds(
     Measurement,
@@ -345,6 +352,7 @@ measurements = st.builds(
     seconds=st.dictionaries(st.sampled_from(("train", "encode")), numbers(0.0, 1e3), max_size=2),
     audit=st.lists(stage_audits, max_size=2).map(tuple),
     device=st.sampled_from(("cpu", "cuda")),
+    secondary=st.dictionaries(names, readings, max_size=2),
 )
 failures = st.builds(
     Failure, layer=st.sampled_from(("", *LAYER_NAMES)), stage=stages.map(str), reason=names
@@ -468,4 +476,5 @@ specs = st.builds(
     finalists=st.integers(0, 9),
     device=st.sampled_from(("auto", "cpu", "cuda")),
     restrictions=restrictions(),
+    secondary=st.lists(metrics, max_size=2).map(tuple),
 )

@@ -443,5 +443,5 @@ def _front_rows(snapshot: Snapshot, answer: Answer) -> Component:
     searched, final = frames_under(snapshot, answer)
     rows = pd.concat([tables.front_rows(final), tables.front_rows(searched)], ignore_index=True)
     caption = "Finalists on the front, then the searched trials on theirs; small to large"
-    shown = columns.trial_columns(snapshot.spec.metric, with_status=False)
+    shown = columns.trial_columns(snapshot.spec.metric, snapshot.spec.secondary, with_status=False)
     return table(rows, shown, caption, marked="is_pick")

@@ -182,5 +182,7 @@ def _certificate(snapshot: Snapshot) -> Component | None:
         f"Its bytes are in {heaviest}."
     )
     rows = frame.loc[known].reset_index(drop=True)
-    shown = table(rows, columns.trial_columns(spec.metric, with_status=False), caption)
+    shown = table(
+        rows, columns.trial_columns(spec.metric, spec.secondary, with_status=False), caption
+    )
     return notice("Nothing met the budget", [html.P(plain(words)), shown])

@@ -33,6 +33,7 @@ from dashboards.text import (
     format_order_words,
     format_spread,
     plain,
+    secondary_tiles,
 )
 from dashboards.theme import Theme
 from search.naming import storage_flag
@@ -98,6 +99,7 @@ def _tiles(snapshot: Snapshot, trial: Trial, measurement: Measurement) -> Compon
             metric.format(measurement.metric),
             f"{format_spread(metric, measurement.metric_se)}; {format_drop(metric, drop)}",
         ),
+        *secondary_tiles(snapshot.spec.secondary, measurement, profile),
         (
             "file size",
             format_bytes(measurement.size_bytes),

@@ -116,7 +116,7 @@ def _rows(snapshot: Snapshot, view: View) -> Component:
     caption = f"{len(found):,} of {len(everything):,} trials and finalists; page {page} of {pages}"
     return table(
         shown,
-        columns.trial_columns(metric, with_status=True),
+        columns.trial_columns(metric, snapshot.spec.secondary, with_status=True),
         caption,
         marked="is_pick",
         link=lambda row: study_path(snapshot.name) + replace(view, a=str(row["name"])).query(),

@@ -31,7 +31,7 @@ from evaluators.backends.keras.score import Runner, sample_scores, task_loss
 from evaluators.backends.keras.train import TrainingData
 from evaluators.backends.scan import SCAN_SAMPLES
 from evaluators.workloads.keras import ArraySplit, KerasWorkload, as_array_split
-from spaces import Failure, InvalidRequest, Policy
+from spaces import Failure, InvalidRequest, Metric, Policy
 
 __all__ = ["KerasBackend"]
 
@@ -222,3 +222,16 @@ class KerasBackend:
         samples = self.workload.validation if split == "validation" else self.workload.test
         assert samples is not None
         return sample_scores(run, self.prepare, self.workload, samples)
+
+    @property
+    def secondary(self) -> tuple[Metric, ...]:
+        """See `Backend.secondary`: a `KerasWorkload` has one metric."""
+        return ()
+
+    def secondary_scores(
+        self,
+        run: Callable[[Any], Any],  # noqa: ARG002 -- there are none
+        split: SplitName,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        """See `Backend.secondary_scores`."""
+        return {}

@@ -23,7 +23,7 @@ from evaluators.backends.pytorch.score import evaluate, sample_scores
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import TrainingData
 from evaluators.workloads.base import Split, Workload, as_split
-from spaces import Failure, InvalidRequest, Policy, tensor_name
+from spaces import Failure, InvalidRequest, Metric, Policy, tensor_name
 
 __all__ = ["TorchBackend"]
 
@@ -130,7 +130,9 @@ class TorchBackend:
 
     @torch.no_grad()
     def _gives_logits(self) -> bool:
-        """Outputs (batch, classes >= 2) for targets that are class numbers."""
+        """Outputs (batch, classes >= 2) for class numbers, or a loss for what they are instead."""
+        if self.workload.imitation is not None:
+            return True
         split = self.workload.validation
         outputs = self.baseline(self.workload.prepare(split.inputs[:2].clone()))
         if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
@@ -184,6 +186,22 @@ class TorchBackend:
         assert samples is not None
         values: np.ndarray = sample_scores(run, self.workload, samples).cpu().numpy()
         return values
+
+    @property
+    def secondary(self) -> tuple[Metric, ...]:
+        """See `Backend.secondary`."""
+        return tuple(each.metric for each in self.workload.secondary)
+
+    def secondary_scores(
+        self, run: Callable[[Any], Any], split: SplitName
+    ) -> dict[str, np.ndarray]:
+        """See `Backend.secondary_scores`."""
+        samples = self.workload.validation if split == "validation" else self.workload.test
+        assert samples is not None
+        return {
+            each.metric.name: sample_scores(run, self.workload, samples, each.score).cpu().numpy()
+            for each in self.workload.secondary
+        }
 
     def _sample(self) -> torch.Tensor:
         return self.workload.prepare(self.workload.validation.inputs[:1].clone())

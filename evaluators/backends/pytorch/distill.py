@@ -145,6 +145,7 @@ def distilled_loss(
     distillation: Distillation,
     teacher: Teacher,
     maps: tuple[AttentionMaps, AttentionMaps] | None,
+    imitate: Callable[[Tensor, Tensor, float], Tensor] | None = None,
 ) -> Loss:
     """(1 - weight) * task loss + weight * distillation loss.
 
@@ -153,6 +154,7 @@ def distilled_loss(
         distillation: kind, temperature, weight.
         teacher: of the softened logits.
         maps: (student's, teacher's) for kind "attention".
+        imitate: (outputs, soft targets, temperature) -> scalar; None = `softened_loss`.
     """
     weight = distillation.weight
 
@@ -160,7 +162,7 @@ def distilled_loss(
         if maps is None:
             soft_targets = teacher.logits(indices)
             _require_comparable(outputs, soft_targets)
-            imitation = softened_loss(outputs, soft_targets, distillation.temperature)
+            imitation = (imitate or softened_loss)(outputs, soft_targets, distillation.temperature)
         else:
             student_maps = maps[0].take()
             with torch.no_grad():

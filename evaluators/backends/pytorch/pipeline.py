@@ -175,7 +175,13 @@ class _Run:
     def _loss(self) -> Loss:
         task = self.workload.loss
         if Stage.DISTILL in self.done:
-            return distilled_loss(task, self.policy.distillation, self.teacher, self._maps)
+            return distilled_loss(
+                task,
+                self.policy.distillation,
+                self.teacher,
+                self._maps,
+                self.workload.imitation,
+            )
         return lambda _, outputs, targets, __: task(outputs, targets)
 
     def close(self) -> None:

@@ -32,25 +32,32 @@ def evaluate(model: Callable[[Tensor], Tensor], workload: Workload, split: Split
 
 
 @torch.no_grad()
-def sample_scores(model: Callable[[Tensor], Tensor], workload: Workload, split: Split) -> Tensor:
+def sample_scores(
+    model: Callable[[Tensor], Tensor],
+    workload: Workload,
+    split: Split,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
     """(samples,) float64, each sample's score.
 
     Args:
         model: in eval mode, on the split's device; or another runtime's network.
         workload: gives `prepare` and `score`.
         split: which samples.
+        score: of a secondary metric; None = the workload's own.
 
     Raises:
         InvalidRequest: `score` does not give one number a sample.
     """
+    score = score or workload.score
     scores = []
     for inputs, targets in zip(split.inputs.split(BATCH), split.targets.split(BATCH), strict=True):
         # A copy: a network that computes in place would change the stored samples.
-        values = workload.score(model(workload.prepare(inputs.clone())), targets)
+        values = score(model(workload.prepare(inputs.clone())), targets)
         if values.shape != targets.shape[:1]:
             raise InvalidRequest(
                 f"workload {workload.name}: score must give one number a sample, shape "
-                f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}{_hint(workload)}"
+                f"{tuple(targets.shape[:1])}, but gave shape {tuple(values.shape)}{_hint(score)}"
             )
         scores.append(values.double())
     return torch.cat(scores)
@@ -66,7 +73,7 @@ def task_loss(model: nn.Module, workload: Workload, split: Split) -> float:
     return total / len(split)
 
 
-def _hint(workload: Workload) -> str:
-    if workload.score is not correct:
+def _hint(score: Callable[[Tensor, Tensor], Tensor]) -> str:
+    if score is not correct:
         return ""
     return "; the default score is accuracy: give one, e.g. lambda o, t: ((o - t) ** 2).mean(1)"

@@ -613,3 +613,50 @@ def test_calibration_neither_drops_nor_moves_what_a_network_has_learned(
     weights = room.weights(room.measure(asked, fidelity=0))
     state = room.worker.backend.workload.model.state_dict()
     assert all(np.array_equal(values, state[name].numpy()) for name, values in weights.items())
+
+
+# A second metric ---------------------------------------------------------------------------------
+
+
+def test_a_second_metric_is_measured_on_the_decoded_file(bench: Callable[[str], Bench]) -> None:
+    room = bench("two_figures")
+    measured = room.measure(ALL)
+    assert measured.metric == bench("mlp").worker.verify(room.file(measured)).metric
+    decoded = load_artifact(
+        room.worker.backend.workload.model, decode(room.file(measured).read_bytes())
+    )
+    for split, found in (
+        (networks.images()[1], measured.secondary),
+        (networks.images()[2], room.worker.score_test_secondary(measured.sha256)),
+    ):
+        with torch.no_grad():
+            values = networks.ink(decoded(split.inputs), split.targets)
+        assert set(found) == {"delay"}
+        assert found["delay"].value == pytest.approx(float(values.mean()), rel=1e-5)
+        error = float(values.std()) / len(values) ** 0.5
+        assert found["delay"].standard_error == pytest.approx(error, rel=1e-5)
+    assert room.worker.verify(room.file(measured)).secondary == measured.secondary
+
+
+def test_the_baseline_has_it_too_and_other_workloads_have_none(
+    bench: Callable[[str], Bench],
+) -> None:
+    room = bench("two_figures")
+    profile = room.worker.profile
+    assert profile.baseline_secondary == room.measure(Policy()).secondary
+    assert [metric.name for metric in room.worker.backend.secondary] == ["delay"]
+    plain = bench("mlp")
+    assert plain.worker.profile.baseline_secondary == plain.measure(Policy()).secondary == {}
+
+
+def test_a_workload_says_how_its_soft_targets_are_imitated(bench: Callable[[str], Bench]) -> None:
+    """The same policy and seed train another network, because the loss is another."""
+    policy = Policy(("distill",), (), Distillation("logits", 4.0, 0.5))  # type: ignore[arg-type]
+    assert bench("two_figures").measure(policy).sha256 != bench("mlp").measure(policy).sha256
+    assert bench("two_figures").measure(OTHER).sha256 == bench("mlp").measure(OTHER).sha256
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    workload = networks.two_figures()
+    with pytest.raises(InvalidRequest, match="a name of its own, but got accuracy, delay, delay"):
+        replace(workload, secondary=workload.secondary * 2)
