@@ -29,7 +29,7 @@ LENGTH = 50
 #: Ids in all: padding, unknown words, and the commonest words of the training texts.
 VOCABULARY = 4950
 PADDING, UNKNOWN = 0, 1
-#: Sizes of the networks: 339,926 parameters, 1.36 MB in fp32.
+#: Sizes of the networks: 339,922 parameters, 1.36 MB in fp32.
 EMBEDDING, UNITS = 50, 128
 
 

@@ -85,6 +85,15 @@ BUILT_IN: dict[str, BuiltIn] = {
         "evaluators.workloads.cifar10:resnet20_cifar10",
         "ResNet-20 on CIFAR-10, pretrained, 269,722 parameters; data from $SEARCH_DATA",
     ),
+    "emotion-lstm": BuiltIn(
+        "evaluators.workloads.emotion_keras:emotion_lstm",
+        "LSTM on six-class emotion texts in Keras, 339,922 parameters; data from $SEARCH_DATA",
+        "keras",
+    ),
+    "emotion-lstm-torch": BuiltIn(
+        "evaluators.workloads.emotion_torch:emotion_lstm_torch",
+        "LSTM on six-class emotion texts in PyTorch, 340,434 parameters; data from $SEARCH_DATA",
+    ),
 }
 
 
