@@ -86,11 +86,12 @@ def train(seed: int = 0, epochs: int = EPOCHS) -> tuple[nn.Module, float, float]
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     model, (seen, validation, test) = EmotionLSTM(), _splits()
+    biases = dict(model.lstm.named_parameters())
     # One bias is enough for a gate; Keras has one only.
-    nn.init.zeros_(model.lstm.bias_hh_l0)
-    model.lstm.bias_hh_l0.requires_grad_(False)
+    nn.init.zeros_(biases["bias_hh_l0"])
+    biases["bias_hh_l0"].requires_grad_(requires_grad=False)
     with torch.no_grad():
-        model.lstm.bias_ih_l0[UNITS : 2 * UNITS] = 1.0  # forget gates start open
+        biases["bias_ih_l0"][UNITS : 2 * UNITS] = 1.0  # forget gates start open
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=LEARNING_RATE)
     steps = epochs * (len(seen) // BATCH + 1)
