@@ -89,7 +89,7 @@ def train(seed: int = 0, epochs: int = EPOCHS) -> tuple[nn.Module, float, float]
     biases = dict(model.lstm.named_parameters())
     # One bias is enough for a gate; Keras has one only.
     nn.init.zeros_(biases["bias_hh_l0"])
-    biases["bias_hh_l0"].requires_grad_(requires_grad=False)
+    biases["bias_hh_l0"].requires_grad = False
     with torch.no_grad():
         biases["bias_ih_l0"][UNITS : 2 * UNITS] = 1.0  # forget gates start open
     trained = [p for p in model.parameters() if p.requires_grad]
