@@ -90,6 +90,15 @@ BUILT_IN: dict[str, BuiltIn] = {
         "which cell is charging and when it is full: dense, two heads, 26,436 parameters; "
         "data from $SEARCH_DATA",
     ),
+    "emotion-lstm": BuiltIn(
+        "evaluators.workloads.emotion_keras:emotion_lstm",
+        "LSTM on six-class emotion texts in Keras, 339,922 parameters; data from $SEARCH_DATA",
+        "keras",
+    ),
+    "emotion-lstm-torch": BuiltIn(
+        "evaluators.workloads.emotion_torch:emotion_lstm_torch",
+        "LSTM on six-class emotion texts in PyTorch, 340,434 parameters; data from $SEARCH_DATA",
+    ),
 }
 
 

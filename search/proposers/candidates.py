@@ -10,7 +10,7 @@ import numpy as np
 
 from spaces import SearchSpace
 
-__all__ = ["CROSSES", "MUTANTS", "STRANGERS", "made_then_others"]
+__all__ = ["CROSSES", "MUTANTS", "STRANGERS", "is_sampled", "made_then_others"]
 
 MUTANTS, CROSSES, STRANGERS = 160, 60, 60
 #: A space of at most so many vectors is gone through; in a larger one as many are drawn.
@@ -19,6 +19,11 @@ BATCH = 500
 #: How often so many knobs change, and an ordered one by so much: most steps are small and few.
 _CHANGES = np.array((1, 1, 1, 2, 2, 3))
 _STEPS = np.array((-2, -1, -1, 1, 1, 2))
+
+
+def is_sampled(space: SearchSpace) -> bool:
+    """Whether a space has too many vectors to go through them all."""
+    return math.prod(int(size) for size in space.sizes) > MOST_REST
 
 
 def made_then_others(
@@ -39,7 +44,7 @@ def made_then_others(
     total = math.prod(int(size) for size in space.sizes)
     for start in range(0, min(total, MOST_REST), BATCH):
         count = min(BATCH, min(total, MOST_REST) - start)
-        if total > MOST_REST:
+        if is_sampled(space):
             yield rng.integers(0, space.sizes, size=(count, len(space)))
         else:
             numbers = np.arange(start, start + count)

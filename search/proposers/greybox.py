@@ -28,6 +28,8 @@ LEAST_TRIALS = 4
 #: The trials learned from: the nearest to the front among all, the cost of a proposal is bounded.
 MOST_TRIALS = 400
 PARENTS = 16
+#: Random vectors are drawn in so many batches; if none of them fits the budget, no more are drawn.
+HOPELESS_BATCHES = 3
 #: What still counts while nothing reaches the metric limit: so many points under the best.
 NEAR = 0.25
 #: One proposal of so many goes to what might be far better than believed.
@@ -107,6 +109,7 @@ class GreyboxProposer:
     ) -> Iterator[tuple[np.ndarray, Forecasts]]:
         """What to choose from, the best bets first and what is over the budget last."""
         beyond = []
+        found, is_sampled = 0, candidates.is_sampled(self._space)
         for turn, vectors in enumerate(candidates.made_then_others(self._space, parents, rng)):
             forecasts = self._forecast.of(vectors)
             accepted = self._filter.accepted(
@@ -117,6 +120,9 @@ class GreyboxProposer:
             else:
                 beyond.append((vectors[~accepted], forecasts.take(~accepted)))
             yield vectors[accepted], forecasts.take(accepted)
+            found += int(accepted.sum())
+            if is_sampled and turn == HOPELESS_BATCHES and found == 0:
+                break
         yield from beyond
 
     def _fresh(self, vector: np.ndarray, known: set[str]) -> Policy | None:
