@@ -79,7 +79,7 @@ $(STAMP)-run: pyproject.toml constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,images]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,litert,images]'
 	touch $(STAMP) $(STAMP)-run
 
 clean: ## remove the virtual environment and caches

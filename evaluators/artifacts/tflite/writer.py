@@ -148,12 +148,24 @@ class GraphWriter:
         options: tuple[str, dict[str, Any]] = ("TransposeOptions", {})
         return self.apply("TRANSPOSE", [value.index, order], shape, options)
 
-    def pad(self, value: Value, height: tuple[int, int], width: tuple[int, int]) -> Value:
-        """Zeros around pictures (1, height, width, channels): (before, after) on each axis."""
-        amounts = np.array([(0, 0), height, width, (0, 0)], np.int32)
-        one, rows, columns, channels = value.shape
-        shape = (one, rows + sum(height), columns + sum(width), channels)
+    def pad(self, value: Value, around: Sequence[tuple[int, int]]) -> Value:
+        """Zeros around a value: (before, after) on each axis but the batch."""
+        amounts = np.array([(0, 0), *around], np.int32)
+        sizes = zip(value.shape[1:], around, strict=True)
+        shape = (value.shape[0], *(size + before + after for size, (before, after) in sizes))
         return self.apply("PAD", [value.index, self.numbers(amounts)], shape, ("PadOptions", {}))
+
+    def slice(self, value: Value, axis: int, start: int, stop: int, step: int) -> Value:
+        """Every `step`-th position of an axis from `start` to before `stop`."""
+        rank = len(value.shape)
+        begin, end, strides = (np.full(rank, each, np.int32) for each in (0, 0, 1))
+        begin[axis], end[axis], strides[axis] = start, stop, step
+        whole = sum(1 << each for each in range(rank) if each != axis)
+        shape = list(value.shape)
+        shape[axis] = len(range(start, stop, step))
+        parts = [value.index, *(self.numbers(each) for each in (begin, end, strides))]
+        fields = {"beginMask": whole, "endMask": whole}
+        return self.apply("STRIDED_SLICE", parts, shape, ("StridedSliceOptions", fields))
 
     @staticmethod
     def padding(*, same: bool) -> int:

@@ -25,6 +25,7 @@ from evaluators.backends.pytorch.export import (
     plain_state,
     rounded_layers,
 )
+from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
 from evaluators.backends.pytorch.slices import slices_of
 from spaces import InvalidRequest, LedgerLine
 
@@ -237,6 +238,7 @@ class TfliteFormat:
 
     def __init__(self, model: nn.Module) -> None:
         """Args: model: of the workload's architecture."""
+        lock_in_this_process_only()  # LiteRT's package brings tqdm
         self._model = model
         self._graphs: OrderedDict[object, bytes] = OrderedDict()
 

@@ -23,6 +23,8 @@ from spaces import tensor_name
 
 __all__ = ["export_template", "neutral_norms", "neutral_statistics"]
 
+#: What torch writes for "to the end".
+_NO_END = 2**63 - 1
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _Pair: TypeAlias = tuple[int, int]
 
@@ -172,19 +174,21 @@ class _Translation:
 
     def _translate(self, node: fx.Node) -> None:
         try:
-            if node.target is operator.getitem:
-                if node.args[1] != 0:
-                    raise _Unsupported("only the first result of an operator can be used")
-                self._values[node] = self._values[_as_node(node.args[0])]
-                return
-            target = node.target
-            translate = _TRANSLATIONS.get(target) if callable(target) else None
-            if translate is None:
-                raise _Unsupported(f"operator {target} is not translated")
-            assert isinstance(target, torch._ops.OpOverload)
-            self._values[node] = translate(self, _Call(node, _arguments(target, node)))
+            self._values[node] = self._translated(node)
         except _Unsupported as reason:
             raise CannotHold(_layer_of(node), f"tflite: {reason}") from None
+
+    def _translated(self, node: fx.Node) -> Value:
+        if node.target is operator.getitem:
+            if node.args[1] != 0:
+                raise _Unsupported("only the first result of an operator can be used")
+            return self.value(node.args[0])
+        target = node.target
+        translate = _TRANSLATIONS.get(target)
+        if translate is None:
+            raise _Unsupported(f"operator {target} is not translated")
+        assert isinstance(target, torch._ops.OpOverload)
+        return translate(self, _Call(node, _arguments(target, node)))
 
     # Arguments
 
@@ -200,7 +204,7 @@ class _Translation:
         found = self._names.get(_as_node(node).name)
         if found is None:
             raise _Unsupported("a weight that the network computes has no place in the file")
-        return found
+        return str(found)
 
     def bias(self, node: object) -> list[int]:
         """[index] of a bias, [] of none."""
@@ -268,7 +272,7 @@ class _Translation:
             for pair, total in zip(around, reach, strict=True)
         ):
             return given, True
-        return self._graph.pad(given, around[0], around[1]), False
+        return self._graph.pad(given, [*around, (0, 0)]), False
 
     def pool(self, kind: str, given: Value, kernel: _Pair, stride: _Pair, call: _Call) -> Value:
         if len(given.shape) != 4:
@@ -356,14 +360,15 @@ class _Translation:
         return self._graph.apply(kind, [given.index, index], shape, options)
 
     def clamp(self, call: _Call, low: object, high: object) -> Value:
-        kind = {(0, None): "RELU", (0, 6): "RELU6"}.get((low, high))
+        kinds: dict[object, str] = {(0, None): "RELU", (0, 6): "RELU6"}
+        kind = kinds.get((low, high))
         if kind is None:
             raise _Unsupported(f"a clamp to [{low}, {high}] is not translated")
         return self.activate(kind, call)
 
     def activate(self, kind: str, call: _Call) -> Value:
         source = _as_node(call["self"])
-        alone = _readers(source) == 1
+        alone = _has_one_reader(source)
         return self._graph.activate(kind, self.value(source), is_only_reader=alone)
 
     def simple(self, kind: str, call: _Call) -> Value:
@@ -395,6 +400,32 @@ class _Translation:
             value = self._graph.reshape(value, shape)
         return self._first_axis_to_last(value)
 
+    def pad(self, call: _Call) -> Value:
+        given, value = self.value(call["self"]), call.arguments.get("value") or 0
+        if call.arguments.get("mode", "constant") != "constant" or value != 0:
+            raise _Unsupported("padding is translated with zeros only")
+        rank, amounts = len(given.shape), list(call["pad"])
+        around = [(0, 0)] * rank  # torch names the last axis first
+        for number in range(len(amounts) // 2):
+            around[rank - 1 - number] = (amounts[2 * number], amounts[2 * number + 1])
+        if any(size < 0 for pair in around for size in pair) or any(around[0]):
+            raise _Unsupported("padding that cuts, or of the batch, is not translated")
+        if rank == 4:
+            around = [around[axis] for axis in _TO_LAST]
+        return self._graph.pad(given, around[1:])
+
+    def slice(self, call: _Call) -> Value:
+        given, rank = self.value(call["self"]), len(call.shape)
+        axis = call["dim"] % rank
+        start, stop, step = call["start"] or 0, call["end"], call["step"]
+        if axis == 0:
+            if (start, step) != (0, 1) or stop not in (None, _NO_END):
+                raise _Unsupported("a slice of the batch is not translated")
+            return given
+        place = _TO_LAST.index(axis) if rank == 4 else axis
+        start, stop, step = slice(start, stop, step).indices(given.shape[place])
+        return self._graph.slice(given, place, start, stop, step)
+
     def same(self, call: _Call) -> Value:
         return self.value(call["self"])
 
@@ -411,6 +442,13 @@ class _Translation:
         )
 
 
+#: Operators that give what they take.
+_SAME = (
+    torch.ops.aten.clone.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.detach.default,
+    torch.ops.aten.contiguous.default,
+)
 _Translate: TypeAlias = Callable[[_Translation, _Call], Value]
 _ATEN = torch.ops.aten
 _TRANSLATIONS: dict[object, _Translate] = {
@@ -442,10 +480,10 @@ _TRANSLATIONS: dict[object, _Translate] = {
     _ATEN.unsqueeze.default: _Translation.reshape,
     _ATEN.squeeze.dim: _Translation.reshape,
     _ATEN.squeeze.dims: _Translation.reshape,
-    _ATEN.clone.default: _Translation.same,
-    _ATEN.alias.default: _Translation.same,
-    _ATEN.detach.default: _Translation.same,
-    _ATEN.contiguous.default: _Translation.same,
+    **dict.fromkeys(_SAME, _Translation.same),
+    _ATEN.pad.default: _Translation.pad,
+    _ATEN.constant_pad_nd.default: _Translation.pad,
+    _ATEN.slice.Tensor: _Translation.slice,
     _ATEN.cat.default: _Translation.cat,
 }
 
@@ -461,12 +499,14 @@ def _arguments(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
     return found
 
 
-def _readers(node: fx.Node) -> int:
-    """Operators that read a value; one that only takes a tuple apart does not."""
-    source = node
-    while source.target is operator.getitem:
-        source = _as_node(source.args[0])
-    return len(node.users) if source is node else max(len(node.users), len(source.users))
+def _has_one_reader(node: fx.Node) -> bool:
+    """Whether nothing else reads a value, also under the names it had before."""
+    while True:
+        if len(node.users) != 1:
+            return False
+        if node.target is not operator.getitem and node.target not in _SAME:
+            return True
+        node = _as_node(node.args[0])
 
 
 def _as_node(given: object) -> fx.Node:
