@@ -68,6 +68,9 @@ kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
 ray-kill-test: $(STAMP) ## kill -9 of workers, raylets and drivers in a Ray cluster of three nodes
 	$(BIN)/python -m bench.ray_kills
 
+loader-test: $(STAMP) ## loader snippets in clean environments with only the runtime; ONLY runs one format
+	$(BIN)/python -m bench.loaders
+
 picture: $(STAMP) ## make README's picture again from the latest study
 	$(BIN)/python -m bench.picture
 
