@@ -1,8 +1,8 @@
 """Loader snippets in clean environments that have only the runtime, installed by plain pip.
 
 `python -m bench.loaders`; ONLY=tflite for one format. Each format gets a venv of its own; a member
-of cnn-mnist (8-bit weights) is exported beside its snippet, the snippet runs there as it is, then its
-runtime's outputs on 1,000 validation images are compared with what the study's worker computes.
+of cnn-mnist (8-bit weights) is exported beside its snippet, the snippet runs there as it is, then
+its runtime's outputs on 1,000 validation images are compared with what the study's worker computes.
 Core ML predicts on macOS only, so an mlpackage's snippet is not run here and its row says so.
 """
 
