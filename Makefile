@@ -71,6 +71,9 @@ kill-test: $(STAMP) ## kill -9 at 40 random instants; prints the table of phases
 ray-kill-test: $(STAMP) ## kill -9 of workers, raylets and drivers in a Ray cluster of three nodes
 	$(BIN)/python -m bench.ray_kills
 
+loader-test: $(STAMP) ## loader snippets in clean environments with only the runtime; ONLY runs one format
+	$(BIN)/python -m bench.loaders
+
 picture: $(STAMP) ## make README's picture again from the latest study
 	$(BIN)/python -m bench.picture
 
@@ -82,7 +85,7 @@ $(STAMP)-run: pyproject.toml constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,images]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,ray,tune,s3,postgres,onnx,coreml,keras,litert,images]'
 	touch $(STAMP) $(STAMP)-run
 
 clean: ## remove the virtual environment and caches

@@ -56,12 +56,12 @@ FORMATS = {
     "mlpackage": Format("coreml", ("coremltools",), 255, frozenset({"symmetric"}), ""),
     # Shared values are levels or floats there, so any number of them does.
     "tflite": Format(
-        "keras",
+        "litert",
         ("ai_edge_litert",),
         None,
         frozenset({"symmetric"}),
         "LiteRT",
-        frozenset({"keras"}),
+        frozenset({"torch", "keras"}),
     ),
 }
 #: What a half-precision format offers: 16 bits would be the same file as "leave".

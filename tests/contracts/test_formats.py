@@ -1,4 +1,4 @@
-"""What every file format must keep, whatever it is: a new one is one line in `FORMATS`."""
+"""What every file format must keep, whatever it is: a new one is one line in `CASES`."""
 
 import platform
 from collections.abc import Callable
@@ -17,30 +17,30 @@ from spaces import LayerPolicy, Measurement, Policy, Stage
 from tests import keras_networks, networks
 from tests.evaluators.backends.conftest import Bench
 
-#: Format -> a target that has it, and networks of a backend that writes it.
-FORMATS = {
-    "packed": ("host", networks),
-    "onnx": ("x86", networks),
-    "mlpackage": ("m1", networks),
-    "tflite": ("host", keras_networks),
+#: Case -> the format, a target that has it, and networks of a backend that writes it.
+CASES = {
+    "packed": ("packed", "host", networks),
+    "onnx": ("onnx", "x86", networks),
+    "mlpackage": ("mlpackage", "m1", networks),
+    "tflite": ("tflite", "host", networks),
+    "tflite of Keras": ("tflite", "host", keras_networks),
 }
 PRUNE, CLUSTER, QUANTIZE = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE
 LAYERS = {"mlp": ("1", "3", "5"), "conv": ("0", "4"), "residual": ("stem", "inner", "outer")}
 
 
 def test_every_format_is_tried() -> None:
-    assert set(FORMATS) == set(KNOWN)
+    assert {name for name, _, _ in CASES.values()} == set(KNOWN)
 
 
-@pytest.fixture(scope="module", params=sorted(FORMATS))
+@pytest.fixture(scope="module", params=sorted(CASES))
 def room(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Bench]:
     """Name of a network -> its bench in one format, made once."""
-    name = request.param
+    name, target, source = CASES[request.param]
     if missing := missing_libraries(name):
         pytest.skip(f"format {name} needs {', '.join(missing)}")
-    target, source = FORMATS[name]
     if source is keras_networks and find_spec("tensorflow_model_optimization") is None:
         pytest.skip("Keras networks need the extra keras")
     made: dict[str, Bench] = {}
@@ -130,7 +130,8 @@ def test_the_weights_do_not_depend_on_the_format(
     if room("conv").worker.format.name == "mlpackage":
         pytest.skip("half precision: the same but for rounding, which is another packed file")
     policy = uniform("conv", PRUNE, QUANTIZE, sparsity=0.5, bits=8)
-    _, source = FORMATS[room("conv").worker.format.name]
+    backend = room("conv").worker.backend.name
+    source = keras_networks if backend == "keras" else networks
     packed = Bench(source.name("conv"), tmp_path)
     assert room("conv").measure(policy).download_bytes == packed.measure(policy).size_bytes
 
@@ -177,13 +178,14 @@ def test_no_lock_between_processes_is_left_behind(room: Callable[[str], Bench]) 
 
 
 @pytest.mark.parametrize(
-    "name", sorted(n for n, (_, source) in FORMATS.items() if source is networks)
+    "case", sorted(case for case, (_, _, source) in CASES.items() if source is networks)
 )
-def test_tensors_too_small_for_a_section_of_their_own(name: str, tmp_path: Path) -> None:
+def test_tensors_too_small_for_a_section_of_their_own(case: str, tmp_path: Path) -> None:
     """99 weights, nearly all zero: Core ML has them all inside the graph, and none beside it."""
+    name, target, _ = CASES[case]
     if missing := missing_libraries(name):
         pytest.skip(f"format {name} needs {', '.join(missing)}")
-    bench = Bench(f"{write_workload(tmp_path)}:workload", tmp_path, FORMATS[name][0], name)
+    bench = Bench(f"{write_workload(tmp_path)}:workload", tmp_path, target, name)
     layers = tuple((layer, LayerPolicy(sparsity=0.9)) for layer in ("0", "2"))
     measured = bench.measure(Policy((PRUNE,), layers), fidelity=0)
     assert sum(line.size_bytes for line in measured.ledger) == measured.size_bytes

@@ -46,21 +46,25 @@ def test_onnx_offers_what_its_tables_hold() -> None:
     assert can.schemes == {"symmetric"}
 
 
-def test_keras_networks_are_judged_by_tflite_where_the_runtime_is_litert() -> None:
-    pytest.importorskip("ai_edge_litert", reason="the extra keras is not installed")
+def test_networks_are_judged_by_tflite_where_the_runtime_is_litert() -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
     for name in ("rpi4", "pixel", "cortex-m7"):
         assert choose_format(None, load_target(name), "keras") == ("tflite", "")
-        assert choose_format(None, load_target(name)) == ("packed", "")
+        assert choose_format(None, load_target(name)) == ("tflite", "")
     assert choose_format(None, load_target("host"), "keras") == ("packed", "")
     chosen, why = choose_format(None, X86, "keras")
     assert chosen == "packed"
     assert "its format onnx is not written from keras networks" in why
 
 
+def test_a_missing_litert_means_packed_and_names_its_extra(nothing_installed: None) -> None:
+    chosen, why = choose_format(None, load_target("rpi4"))
+    assert chosen == "packed"
+    assert "pip install 'compression-search[litert]'" in why
+
+
 def test_a_format_that_a_backend_does_not_write_is_refused() -> None:
-    pytest.importorskip("ai_edge_litert", reason="the extra keras is not installed")
-    with pytest.raises(InvalidRequest, match="--format tflite is not written from torch networks"):
-        choose_format("tflite", X86)
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     with pytest.raises(InvalidRequest, match=r"onnx is not written from keras .*; packed, tflite"):
         choose_format("onnx", X86, "keras")
 

@@ -31,6 +31,8 @@ def from_file(values: np.ndarray, code: int | None) -> np.ndarray:
     """
     if code == BuiltinOperator.CONV_2D and values.ndim == 4:
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    if code == BuiltinOperator.DEPTHWISE_CONV_2D and values.ndim == 4:
+        return np.ascontiguousarray(values.transpose(3, 0, 1, 2))
     return values
 
 
@@ -39,4 +41,6 @@ def to_file(values: np.ndarray, code: int | None, shape: tuple[int, ...]) -> np.
     if code == BuiltinOperator.CONV_2D and values.ndim in (3, 4):
         whole = values if values.ndim == 4 else values[:, :, None, :]
         values = whole.transpose(0, 2, 3, 1)
+    elif code == BuiltinOperator.DEPTHWISE_CONV_2D and values.ndim == 4:
+        values = values.transpose(1, 2, 3, 0)
     return np.ascontiguousarray(values.reshape(shape))

@@ -25,6 +25,7 @@ from evaluators.backends.pytorch.export import (
     plain_state,
     rounded_layers,
 )
+from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
 from evaluators.backends.pytorch.slices import slices_of
 from spaces import InvalidRequest, LedgerLine
 
@@ -149,16 +150,18 @@ class OnnxFormat:
 
         data = plain_file(content)
         file = read(data)
-        return Restored(file.weights, file.rounded_layers, file.ledger, _OnnxNetwork(Session(data)))
+        return Restored(
+            file.weights, file.rounded_layers, file.ledger, _RuntimeNetwork(Session(data))
+        )
 
     def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
         """See `FileFormat.timed`."""
-        assert isinstance(restored.run, _OnnxNetwork)
+        assert isinstance(restored.run, _RuntimeNetwork)
         session, inputs = restored.run.session, removal.sample.numpy()
         return lambda: session(inputs)
 
 
-class _OnnxNetwork:
+class _RuntimeNetwork:
     """A session that takes and gives tensors."""
 
     def __init__(self, session: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -227,6 +230,75 @@ class MlPackageFormat:
         return load(restored.content, removal.sample.numpy())
 
 
+class TfliteFormat:
+    """`tflite`: run by LiteRT, from the file's bytes."""
+
+    name = "tflite"
+    runtime = "LiteRT"
+
+    def __init__(self, model: nn.Module) -> None:
+        """Args: model: of the workload's architecture."""
+        lock_in_this_process_only()  # LiteRT's package brings tqdm
+        self._model = model
+        self._graphs: OrderedDict[object, bytes] = OrderedDict()
+
+    def stored(self, artifact: Artifact) -> Artifact:
+        """See `FileFormat.stored`: with each batch-norm's statistics inside its weight and bias."""
+        from evaluators.backends.pytorch.tflite_export import neutral_norms  # noqa: PLC0415
+
+        return neutral_norms(self._model, artifact)
+
+    def write(self, artifact: Artifact, removal: Removal) -> Content:
+        """See `FileFormat.write`; `artifact` is one that `stored` gave."""
+        from evaluators.artifacts.tflite.store import build  # noqa: PLC0415 -- the extra `litert`
+        from evaluators.backends.pytorch.tflite_export import (  # noqa: PLC0415
+            export_template,
+            neutral_statistics,
+        )
+
+        if activation_grids(artifact):
+            raise CannotHold("", "tflite: activations stay floats, not 8 bits")
+        small = sliced(artifact, removal.slices)
+        key = tuple((tensor.name, tensor.shape) for tensor in small.tensors)
+        if key not in self._graphs:
+            model = removal.of(removal.model).eval()
+            self._graphs[key] = export_template(model, removal.sample)
+            while len(self._graphs) > _MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        # Statistics are inside the weights, and step counters are read by no inference.
+        implied = neutral_statistics(self._model, dense(small))
+        tensors = tuple(
+            tensor
+            for tensor in small.tensors
+            if tensor.name not in implied and not tensor.name.endswith("num_batches_tracked")
+        )
+        return {"": build(self._graphs[key], Artifact(tensors))}
+
+    def read(self, content: Content) -> Restored:
+        """See `FileFormat.read`."""
+        from evaluators.artifacts.tflite.read import read  # noqa: PLC0415 -- the extra `litert`
+        from evaluators.artifacts.tflite.runtime import Session  # noqa: PLC0415
+        from evaluators.backends.pytorch.tflite_export import neutral_statistics  # noqa: PLC0415
+
+        data = plain_file(content)
+        file = read(data)
+        weights = {**file.weights, **neutral_statistics(self._model, file.weights)}
+        wanted = {n for n in plain_state(self._model) if not n.endswith("num_batches_tracked")}
+        for name in sorted(wanted ^ set(weights)):
+            where = "file" if name in wanted else "network"
+            raise InvalidRequest(f"the {where} has no tensor {name}")
+        return Restored(weights, frozenset(), file.ledger, _RuntimeNetwork(Session(data)))
+
+    def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
+        """See `FileFormat.timed`."""
+        from evaluators.artifacts.tflite.runtime import Session  # noqa: PLC0415
+
+        assert isinstance(restored.run, _RuntimeNetwork)
+        session = restored.run.session
+        assert isinstance(session, Session)
+        return session.timed(removal.sample.numpy())
+
+
 def make_format(
     name: str, model: nn.Module, sample: Tensor, calibration: Callable[[], Tensor]
 ) -> TorchFormat:
@@ -245,4 +317,6 @@ def make_format(
             return OnnxFormat(calibration)
         case "mlpackage":
             return MlPackageFormat(model, sample)
+        case "tflite":
+            return TfliteFormat(model)
     raise InvalidRequest(f"--format {name} is not written from PyTorch networks")

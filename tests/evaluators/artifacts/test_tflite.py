@@ -20,7 +20,7 @@ from evaluators.artifacts.packed import (
 )
 
 pytestmark = pytest.mark.skipif(
-    find_spec("ai_edge_litert") is None, reason="the extra keras is not installed"
+    find_spec("ai_edge_litert") is None, reason="the extra litert is not installed"
 )
 
 INPUTS, OUTPUTS = 40, 24
