@@ -67,7 +67,7 @@ def relative_errors(probes: Sequence[ProbeTime], target: Target) -> np.ndarray:
 
 
 def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
-    """Fit throughput of each data type, bandwidth, and the costs of an operation and a call.
+    """Fit throughput of each type, bandwidth, and what an operation, an element and a call cost.
 
     Least squares of the logarithms, so that a microsecond network counts like a millisecond one.
 
@@ -86,17 +86,21 @@ def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
     timed = {probe.kind for probe in seen}
     kinds = tuple(kind for kind in start.throughput_gmacs if kind in timed)
     call_us = start.call_overhead_us.value if start.call_overhead_us else 1.0
+    element_ns = start.output_element_ns.value if start.output_element_ns else 1.0
     first = np.log(
         [
             *(start.throughput_gmacs[kind].value for kind in kinds),
             start.bandwidth_gbps.value,
             start.overhead_us.value,
             call_us,
+            element_ns,
         ]
     )
 
     def at(logs: np.ndarray) -> Target:
-        *throughput, bandwidth, overhead, call = (Figure(float(x), source) for x in np.exp(logs))
+        *throughput, bandwidth, overhead, call, element = (
+            Figure(float(x), source) for x in np.exp(logs)
+        )
         return replace(
             start,
             throughput_gmacs={
@@ -106,6 +110,7 @@ def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
             bandwidth_gbps=bandwidth,
             overhead_us=overhead,
             call_overhead_us=call,
+            output_element_ns=element,
         )
 
     def misses(logs: np.ndarray) -> np.ndarray:
@@ -147,7 +152,7 @@ def target_toml(target: Target, comment: Sequence[str]) -> str:
     truth = [f"  {_quoted(words)}," for words in target.kernel_truth]
     lines += ["kernel_truth = [", *truth, "]", "", "[throughput_gmacs]"]
     lines += [f"{kind} = {_figure(figure)}" for kind, figure in target.throughput_gmacs.items()]
-    for key in ("bandwidth_gbps", "overhead_us", "call_overhead_us"):
+    for key in ("bandwidth_gbps", "overhead_us", "call_overhead_us", "output_element_ns"):
         figure = getattr(target, key)
         if figure is not None:
             value, source = f"{figure.value:.6g}", _quoted(figure.source)

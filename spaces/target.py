@@ -32,6 +32,8 @@ class Target:
         bandwidth_gbps: memory bandwidth, 10^9 bytes a second.
         overhead_us: fixed cost of one operation, microseconds.
         call_overhead_us: fixed cost of one inference, microseconds; None where it is not known.
+        output_element_ns: cost of one element that a layer writes, nanoseconds: activation, pooling
+            and change of layout behind it; None where it is not known.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
@@ -53,3 +55,4 @@ class Target:
     is_this_machine: bool = False
     machines: tuple[str, ...] = ()
     call_overhead_us: Figure | None = None
+    output_element_ns: Figure | None = None

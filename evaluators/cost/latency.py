@@ -2,7 +2,10 @@
 
     ms = max(MACs / throughput(type), bytes moved / bandwidth) + overhead of one operation
 
-and, once an inference, the overhead of a call where the profile knows it (`search calibrate`).
+and, where the profile knows them (`search calibrate`), the cost of every element that the layer
+writes and, once an inference, the overhead of a call. The elements stand for what follows a
+convolution and is no layer here: activation, pooling, a change of layout. In torch on a CPU they
+are most of a small convolution's time.
 
 Deliberately pessimistic about compression, because that is what runtimes were measured to do:
 zeros inside a channel are multiplied like any other weight, a codebook is decoded to floats before
@@ -130,7 +133,11 @@ def _layer_ms(work: _Work, asked: LayerPolicy, activation_bits: int, target: Tar
     # 10^9 a second is 10^6 a millisecond.
     compute_ms = work.macs / (target.throughput_gmacs[kind].value * 1e6)
     memory_ms = moved_bytes / (target.bandwidth_gbps.value * 1e6)
-    return max(compute_ms, memory_ms) + target.overhead_us.value / 1e3
+    found_ms = max(compute_ms, memory_ms) + target.overhead_us.value / 1e3
+    if target.output_element_ns is not None:
+        written = layer.output_elements * work.outputs_kept
+        found_ms += written * target.output_element_ns.value / 1e6
+    return found_ms
 
 
 def layer_latency_ms(

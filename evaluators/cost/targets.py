@@ -23,6 +23,10 @@ def list_targets() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
+#: Figures of what the roofline leaves out; without one it counts nothing for it.
+_OPTIONAL_FIGURES = ("call_overhead_us", "output_element_ns")
+
+
 def load_target(name: str) -> Target:
     """A built-in profile by its name, or a user's by the path of its TOML file.
 
@@ -50,7 +54,7 @@ def load_target(name: str) -> Target:
 
 def _target(name: str, data: Mapping[str, Any]) -> Target:
     known = set(get_type_hints(Target))
-    required = known - {"is_this_machine", "machines", "call_overhead_us"}
+    required = known - {"is_this_machine", "machines", *_OPTIONAL_FIGURES}
     for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
         if wrong:
             raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
@@ -75,9 +79,7 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
         machines=_texts(name, {"machines": [], **data}, "machines"),
-        call_overhead_us=_figure(name, "call_overhead_us", data["call_overhead_us"])
-        if "call_overhead_us" in data
-        else None,
+        **{key: _figure(name, key, data[key]) for key in _OPTIONAL_FIGURES if key in data},
     )
     if target.machines and platform.machine() not in target.machines:
         target = replace(target, is_this_machine=False)

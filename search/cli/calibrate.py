@@ -144,6 +144,8 @@ def _figures(target: Target) -> dict[str, float]:
     }
     if target.call_overhead_us is not None:
         figures["call_overhead_us"] = target.call_overhead_us.value
+    if target.output_element_ns is not None:
+        figures["output_element_ns"] = target.output_element_ns.value
     return figures
 
 

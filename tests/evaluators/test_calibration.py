@@ -23,6 +23,7 @@ def truth() -> Target:
         bandwidth_gbps=Figure(30.0, "made up"),
         overhead_us=Figure(0.8, "made up"),
         call_overhead_us=Figure(4.0, "made up"),
+        output_element_ns=Figure(1.5, "made up"),
     )
 
 
@@ -66,6 +67,8 @@ def test_exact_times_give_the_figures_back() -> None:
     assert fit.target.overhead_us.value == pytest.approx(0.8, rel=0.1)
     assert fit.target.call_overhead_us is not None
     assert fit.target.call_overhead_us.value == pytest.approx(4.0, rel=0.1)
+    assert fit.target.output_element_ns is not None
+    assert fit.target.output_element_ns.value == pytest.approx(1.5, rel=0.1)
     assert fit.target.overhead_us.source == "fitted"
 
 
@@ -93,10 +96,12 @@ def test_the_file_of_a_profile_is_that_profile(name: str, tmp_path: Path) -> Non
         machines=(),
         is_this_machine=False,
         call_overhead_us=Figure(2.5, 'a "quoted" source\\ with\nlines'),
+        output_element_ns=Figure(0.25, "made up"),
     )
     path = tmp_path / "board.toml"
     path.write_text(target_toml(asked, ("made here",)), encoding="utf-8")
     found = load_target(str(path))
     assert found.call_overhead_us is not None
     assert found.call_overhead_us.value == 2.5
+    assert found.output_element_ns == Figure(0.25, "made up")
     assert replace(found, call_overhead_us=None) == replace(asked, call_overhead_us=None)

@@ -17,7 +17,13 @@ from tests.simulator import Simulator, simulate
 from tests.strategies.spaces import capabilities, profiles, restrictions, try_build, vectors
 
 TARGETS = [load_target(name) for name in ("m1", "host", "x86")]
-TARGETS.append(dataclasses.replace(TARGETS[0], call_overhead_us=Figure(7.0, "assumed")))
+TARGETS.append(
+    dataclasses.replace(
+        TARGETS[0],
+        call_overhead_us=Figure(7.0, "assumed"),
+        output_element_ns=Figure(2.0, "assumed"),
+    )
+)
 
 
 def forecaster(space: SearchSpace, profile: ModelProfile, target: Target) -> Forecast:
