@@ -29,8 +29,8 @@ __all__ = ["EmotionLSTM", "emotion_lstm_torch", "main", "train"]
 
 BASELINE = "emotion-lstm"
 EPOCHS, BATCH, LEARNING_RATE = 16, 64, 2e-3
-#: Share of the training words that are made unknown: a table of 4,950 words learns 16,000 texts by
-#: heart otherwise.
+#: Share of the training words that are made unknown, against learning 16,000 texts by heart. Not
+#: tuned, and never compared with 0.
 WORD_DROPOUT = 0.15
 #: Norm that gradients are clipped to; a recurrent network's can explode.
 CLIP_NORM = 1.0
