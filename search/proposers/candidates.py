@@ -41,10 +41,11 @@ def made_then_others(
         space, or `MOST_REST` random ones of a large one.
     """
     yield _made(space, parents, rng)
-    total = math.prod(int(size) for size in space.sizes)
-    for start in range(0, min(total, MOST_REST), BATCH):
-        count = min(BATCH, min(total, MOST_REST) - start)
-        if is_sampled(space):
+    sampled = is_sampled(space)
+    total = MOST_REST if sampled else math.prod(int(size) for size in space.sizes)
+    for start in range(0, total, BATCH):
+        count = min(BATCH, total - start)
+        if sampled:
             yield rng.integers(0, space.sizes, size=(count, len(space)))
         else:
             numbers = np.arange(start, start + count)
