@@ -155,7 +155,7 @@ def seeds_of(name: str, record: RecordReader, best: Trial) -> list[dict[str, Any
                 "repeat": repeat,
                 "size_bytes": outcome.size_bytes,
                 "validation_error_pct": error_pct(outcome),
-                "test_error_pct": 100 * (1 - score[0]),
+                "test_error_pct": 100 * (1 - score.metric),
                 "core_s": sum(outcome.seconds.values()),
             }
             path.write_text(json.dumps(known, indent=1))

@@ -183,8 +183,9 @@ def _pareto(study: Study) -> Part:
     info = pareto_info(study.trials, study.finalists, study.given.judge)
     words = (
         f"{metric.name.capitalize()} against file size on a logarithmic axis. "
-        f"{len(info.front)} trials are on the front, {info.dominated.total:,} within the budget "
-        f"are dominated, {info.over_budget.total:,} are over the budget, whose region is shaded. "
+        f"Trials on the front: {len(info.front):,}; dominated within the budget: "
+        f"{info.dominated.total:,}; over the budget, whose region is shaded: "
+        f"{info.over_budget.total:,}. "
         "Colour is latency, symbol the order of stages, bars are one standard error. "
         f"{info.hidden_count:,} trials lie outside the first view."
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from spaces import Metric, ModelProfile, Reading
 
-__all__ = ["Profiled", "Verified", "WorkerContext"]
+__all__ = ["Profiled", "Scored", "Verified", "WorkerContext"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class Verified:
 
     size_bytes: int
     sha256: str
+    metric: float
+    metric_se: float
+    metric_samples: int
+    secondary: Mapping[str, Reading] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a kept file is worth on a split; `secondary` as `Measurement.secondary`."""
+
     metric: float
     metric_se: float
     metric_samples: int

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluators.artifacts.files import Content
-from evaluators.messages import Profiled, Verified, WorkerContext
+from evaluators.messages import Profiled, Scored, Verified, WorkerContext
 from evaluators.shared_folder import check_token
-from spaces import Failure, Identity, Latency, Measurement, Policy, Reading
+from spaces import Failure, Identity, Latency, Measurement, Policy
 
 if TYPE_CHECKING:
     from evaluators.calibration import ProbeTime
@@ -25,7 +25,6 @@ __all__ = [
     "probe_baseline",
     "score_samples",
     "score_test",
-    "score_test_secondary",
     "setup",
     "time_probe",
     "verify",
@@ -71,14 +70,9 @@ def evaluate(identity: Identity, policy: Policy) -> Measurement | Failure:
     return _require_worker().evaluate(identity, policy)
 
 
-def score_test(sha256: str) -> tuple[float, float, int] | None:
+def score_test(sha256: str) -> Scored | None:
     """See `Worker.score_test`."""
     return _require_worker().score_test(sha256)
-
-
-def score_test_secondary(sha256: str) -> dict[str, Reading]:
-    """See `Worker.score_test_secondary`."""
-    return _require_worker().score_test_secondary(sha256)
 
 
 def score_samples(sha256: str) -> np.ndarray:

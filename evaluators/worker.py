@@ -48,7 +48,7 @@ from evaluators.cost.latency import macs, modelled_latency
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed
 from evaluators.latency import Call, device_name, measure_ms, measure_relative
-from evaluators.messages import Profiled, Verified, WorkerContext
+from evaluators.messages import Profiled, Scored, Verified, WorkerContext
 from spaces import (
     Failure,
     Identity,
@@ -314,25 +314,16 @@ class Worker:
             runtime = self.backend.file_format("packed").runtime
             return self.backend.call(restored.run), self.backend.call(baseline.run), runtime
 
-    def score_test(self, sha256: str) -> Score | None:
-        """The test metric of a kept file; None without a test split.
+    def score_test(self, sha256: str) -> Scored | None:
+        """What a kept file is worth on the test split; None without one.
 
         Raises:
             InvalidRequest: no such file, or a damaged one.
         """
         if self.backend.workload.test is None:
             return None
-        return self._score(self.format.read(self._kept(sha256)).run, "test")
-
-    def score_test_secondary(self, sha256: str) -> dict[str, Reading]:
-        """The secondary metrics of a kept file on the test split; {} without a test split.
-
-        Raises:
-            InvalidRequest: no such file, or a damaged one.
-        """
-        if self.backend.workload.test is None:
-            return {}
-        return self._secondary(self.format.read(self._kept(sha256)).run, "test")
+        run = self.format.read(self._kept(sha256)).run
+        return Scored(*self._score(run, "test"), self._secondary(run, "test"))
 
     def score_samples(self, sha256: str) -> np.ndarray:
         """(validation samples,) float32 scores of a kept file.

@@ -275,11 +275,13 @@ def score_on_test(
             continue
         if score is None:
             return
-        metric, error, samples = score
-        scores: dict[str, Any] = {"metric": metric, "metric_se": error, "samples": samples}
-        if record.spec.secondary:
-            further = _of_file(engine, kept, beat, tasks.score_test_secondary, trial)
-            scores["secondary"] = {name: asdict(reading) for name, reading in further.items()}
+        scores: dict[str, Any] = {
+            "metric": score.metric,
+            "metric_se": score.metric_se,
+            "samples": score.metric_samples,
+        }
+        if score.secondary:
+            scores["secondary"] = {name: asdict(x) for name, x in score.secondary.items()}
         record.write_test_scores(trial.identity.key, {**scores, "scored_at": time.time()})
         tracker.add(trial)
 

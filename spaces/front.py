@@ -231,15 +231,19 @@ class Judge:
         rows = [self.point(m) for t in trials if (m := t.measurement) is not None]
         return np.array(rows, dtype=float).reshape(-1, 3)
 
+    def fits(self, points: np.ndarray) -> np.ndarray:
+        """(n, 3) points -> (n,) which lie within the reference in bytes and latency."""
+        found: np.ndarray = (points[:, 1:] < self.reference[1:]).all(axis=1)
+        return found
+
     def missing_loss(self, points: np.ndarray) -> float | None:
         """What the best that fits lacks to the reference's loss; None where one reaches it.
 
         Args:
             points: (n, 3). Without any that fits in bytes and latency nothing can be said: None.
         """
-        reference = self.reference
-        fits = points[(points[:, 1:] < reference[1:]).all(axis=1)]
-        missing = float(fits[:, 0].min() - reference[0]) if len(fits) else -1.0
+        fits = points[self.fits(points)]
+        missing = float(fits[:, 0].min() - self.reference[0]) if len(fits) else -1.0
         return missing if missing >= 0 else None
 
     def hypervolume(self, trials: Iterable[Trial]) -> float:

@@ -115,10 +115,11 @@ class GreyboxProposer:
             accepted = self._filter.accepted(
                 forecasts.size, forecasts.download, forecasts.latency_ms
             )
+            over = ~accepted
             if turn == 0:
-                accepted &= forecasts.works
-            else:
-                beyond.append((vectors[~accepted], forecasts.take(~accepted)))
+                # Neighbours of the front that fail by rule are not worth even the last place.
+                accepted, over = accepted & forecasts.works, over & forecasts.works
+            beyond.append((vectors[over], forecasts.take(over)))
             yield vectors[accepted], forecasts.take(accepted)
             found += int(accepted.sum())
             if is_sampled and turn == HOPELESS_BATCHES and found == 0:
@@ -220,7 +221,7 @@ class GreyboxProposer:
         So a budget that nothing can keep is answered by the smallest that keeps the metric. With
         the limits in place no file gains anything, and the most accurate, the largest, went next.
         """
-        if (points[:, 1:] < self._judge.reference[1:]).all(axis=1).any():
+        if self._judge.fits(points).any():
             return self._judge.reference
         return self._judge.unlimited_reference
 

@@ -154,7 +154,7 @@ def test_a_file_is_true_to_the_byte(room: Callable[[str], Bench]) -> None:
     assert scores.mean() == pytest.approx(measured.metric, abs=1e-6)
     test = bench.worker.score_test(measured.sha256)
     assert test is not None
-    assert test[2] == 80
+    assert test.metric_samples == 80
 
 
 def test_no_stage_gives_the_network_as_it_was(room: Callable[[str], Bench]) -> None:

@@ -70,7 +70,7 @@ def test_a_whole_study_through_the_doors(tmp_path: Path) -> None:
     )
     score = tasks.score_test(measurement.sha256)
     assert score is not None
-    assert score[2] == networks.TEST
+    assert score.metric_samples == networks.TEST
     unknown = Policy(("prune",), (("9", LayerPolicy(sparsity=0.5)),))  # type: ignore[arg-type]
     assert isinstance(crossing(tasks.evaluate(identity, unknown)), Failure)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluators import tasks
+from evaluators.messages import Scored
 from search.engines import Engine
 from search.kept import KeptFiles
 from search.location import StudyLocation
@@ -83,14 +84,14 @@ class SimulatedEngine(Engine):
         rng = np.random.default_rng(int(sha256[:8], 16))
         return (rng.random(1_000) < 0.9).astype(np.float32)
 
-    def _score_test(self, sha256: str) -> tuple[float, float, int] | None:
+    def _score_test(self, sha256: str) -> Scored | None:
         self.ran.append(("test", sha256))
         if self.deaths[sha256] > 0:
             self.deaths[sha256] -= 1
             raise WorkerLost("the worker process 7 died")
         if isinstance(self.test_split, Exception):
             raise self.test_split
-        return (0.97, 0.001, 10_000) if self.test_split else None
+        return Scored(0.97, 0.001, 10_000) if self.test_split else None
 
 
 class Watcher:

@@ -502,9 +502,9 @@ def test_sample_scores_are_those_of_the_kept_file(bench: Callable[[str], Bench])
 
 def test_the_test_split_is_scored_from_the_kept_file(bench: Callable[[str], Bench]) -> None:
     room = bench("mlp")
-    metric = room.worker.score_test(room.measure(OTHER).sha256)
-    assert metric is not None
-    assert metric[2] == networks.TEST
+    score = room.worker.score_test(room.measure(OTHER).sha256)
+    assert score is not None
+    assert score.metric_samples == networks.TEST
 
 
 def test_measured_latency_on_this_machine(tmp_path: Path) -> None:
@@ -625,9 +625,11 @@ def test_a_second_metric_is_measured_on_the_decoded_file(bench: Callable[[str], 
     decoded = load_artifact(
         room.worker.backend.workload.model, decode(room.file(measured).read_bytes())
     )
+    on_test = room.worker.score_test(measured.sha256)
+    assert on_test is not None
     for split, found in (
         (networks.images()[1], measured.secondary),
-        (networks.images()[2], room.worker.score_test_secondary(measured.sha256)),
+        (networks.images()[2], on_test.secondary),
     ):
         with torch.no_grad():
             values = networks.ink(decoded(split.inputs), split.targets)
