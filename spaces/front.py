@@ -233,7 +233,7 @@ class Judge:
 
     def fits(self, points: np.ndarray) -> np.ndarray:
         """(n, 3) points -> (n,) which lie within the reference in bytes and latency."""
-        found: np.ndarray = (points[:, 1:] < self.reference[1:]).all(axis=1)
+        found: np.ndarray = np.all(points[:, 1:] < self.reference[1:], axis=1)
         return found
 
     def missing_loss(self, points: np.ndarray) -> float | None:
