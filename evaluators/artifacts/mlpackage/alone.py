@@ -17,7 +17,8 @@ _UNWANTED = ("tensorflow",)
 def _import_alone() -> ModuleType:
     hidden = [name for name in _UNWANTED if name not in sys.modules]
     for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment] -- an import of it then fails
+        # An import of it then fails.
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("coremltools")
     finally:
