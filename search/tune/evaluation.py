@@ -43,8 +43,9 @@ class Evaluation:
         """A trial's config -> the result to report.
 
         Returns:
-            The metric, `size_bytes`, `download_bytes`, `latency_ms`, `failure` ("" or the reason,
-            the numbers are NaN then), and `outcome`, which the searcher needs as it is.
+            The metric, `size_bytes`, `download_bytes`, `latency_ms` with `latency_source` (as known
+            here: a node that is the target times files later), `failure` ("" or the reason, the
+            numbers are NaN then), and `outcome`, which the searcher needs as it is.
 
         Raises:
             InvalidRequest: the config is not one of a `PolicySearcher`, or the workload cannot be
@@ -70,12 +71,14 @@ class Evaluation:
     def _numbers(self, outcome: Measurement | Failure) -> dict[str, Any]:
         if isinstance(outcome, Failure):
             names = (self.metric_name, "size_bytes", "download_bytes", "latency_ms")
-            return {**dict.fromkeys(names, math.nan), "failure": str(outcome)}
+            numbers = dict.fromkeys(names, math.nan)
+            return {**numbers, "latency_source": "", "failure": str(outcome)}
         return {
             self.metric_name: outcome.metric,
             "size_bytes": outcome.size_bytes,
             "download_bytes": outcome.download_bytes,
             "latency_ms": outcome.latency.median_ms,
+            "latency_source": outcome.latency.source,
             "failure": "",
         }
 

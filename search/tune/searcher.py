@@ -177,10 +177,17 @@ class PolicySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Learn from a finished trial."""
-        job = self._running.pop(trial_id, None)
-        if job is None or self.error is not None:
+        job = self._running.get(trial_id)
+        if job is None:
             return
-        outcome = self._outcome(None if error else result)
+        if self.error is not None:
+            del self._running[trial_id]
+            return
+        self._answered(trial_id, job, self._outcome(None if error else result))
+
+    def _answered(self, trial_id: str, job: Job, outcome: Measurement | Failure) -> None:
+        """A trial ends with this."""
+        del self._running[trial_id]
         try:
             self._source.finished(trial_of(job, outcome))
         except Exception as broken:  # Tune would take it for the trial's own
