@@ -13,7 +13,7 @@ from evaluators import tasks
 from evaluators.messages import WorkerContext
 from spaces import Failure, Identity, InvalidRequest, Measurement, Policy
 
-__all__ = ["OUTCOME", "Evaluation", "config_of", "outcome_of"]
+__all__ = ["OUTCOME", "Evaluation", "config_of", "job_parts", "outcome_of"]
 
 #: The key of a result that holds everything the searcher learns from, as JSON in one string:
 #: loggers would make a column of each of its hundreds of numbers.
@@ -23,6 +23,22 @@ OUTCOME = "outcome"
 def config_of(identity: Identity, policy: Policy, origin: str) -> dict[str, Any]:
     """What Tune hands to a trial: plain values, so that Tune's tables show every knob."""
     return {"identity": asdict(identity), "policy": policy.to_dict(), "origin": origin}
+
+
+def job_parts(config: Mapping[str, Any]) -> tuple[Identity, Policy, str]:
+    """The inverse of `config_of`.
+
+    Raises:
+        InvalidRequest: the config is not one of a `PolicySearcher`.
+    """
+    try:
+        identity = Identity(**config["identity"])
+        return identity, Policy.from_dict(config["policy"]), str(config["origin"])
+    except (KeyError, TypeError):
+        raise InvalidRequest(
+            "config must be one that a PolicySearcher suggested, with `identity`, `policy` and "
+            f"`origin`, but has {', '.join(sorted(map(str, config))) or 'nothing'}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -52,14 +68,7 @@ class Evaluation:
                 loaded here.
             StudyBroken: the file cannot be written.
         """
-        try:
-            identity = Identity(**config["identity"])
-            policy = Policy.from_dict(config["policy"])
-        except (KeyError, TypeError):
-            raise InvalidRequest(
-                "config must be one that a PolicySearcher suggested, with `identity` and "
-                f"`policy`, but has {', '.join(sorted(map(str, config))) or 'nothing'}"
-            ) from None
+        identity, policy, _ = job_parts(config)
         tasks.setup(self.context)
         return self.report(tasks.evaluate(identity, policy))
 

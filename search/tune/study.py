@@ -21,6 +21,7 @@ from search.engines import Engine
 from search.engines.measuring import MeasuringEngine
 from search.engines.ray import RayEngine
 from search.kept import KeptFiles
+from search.location import StudyLocation, storage_flag
 from search.proposers.base import Proposer
 from search.record import Record
 from search.session import worker_context
@@ -74,10 +75,16 @@ class _StudySearcher(PolicySearcher):
     """
 
     def __init__(
-        self, phase: SearchPhase, evaluation: Evaluation, engine: MeasuringEngine | None
+        self,
+        phase: SearchPhase,
+        location: StudyLocation,
+        evaluation: Evaluation,
+        engine: MeasuringEngine | None,
     ) -> None:
-        """Args: phase: of the study; evaluation: of trials; engine: has their files timed."""
+        """Args: phase, location: of the study; evaluation: of trials; engine: times files."""
         super().__init__(phase, evaluation)
+        flag = storage_flag(location.place)
+        self.resume_command = f"search resume {location.study}{flag} --engine tune"
         self._engine = engine
         self._timed: dict[str, tuple[Job, Future[Measurement | Failure]]] = {}
 
@@ -249,7 +256,7 @@ class TuneSearch:
         token = left_token(location.folder)
         context = worker_context(spec, location, record.profile, token)
         evaluation = self.evaluation(context, spec.metric.name)
-        searcher = _StudySearcher(phase, evaluation, times)
+        searcher = _StudySearcher(phase, location, evaluation, times)
         left = spec.trials - phase.tracker.now().finished
         if left > 0:
             engine.rest()
