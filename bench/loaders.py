@@ -197,8 +197,8 @@ def main() -> None:
                 "torch's here. compression-search is installed there without its dependencies."
             ),
             (
-                "mlpackage: Core ML predicts on macOS only; on Linux a snippet loads its package and "
-                "ends where coremltools refuses to predict, which is what this run asserts."
+                "mlpackage: Core ML predicts on macOS only; on Linux a snippet loads its package "
+                "and ends where coremltools refuses to predict, which is what this run asserts."
             ),
         ),
     )
