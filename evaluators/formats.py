@@ -176,9 +176,9 @@ def format_capabilities(name: str, *, integer_only: bool = False) -> Capabilitie
 
 
 def _tflite_capabilities() -> Capabilities:
-    """8-bit kernels and floats; what is between the layers stays float."""
+    """Kernels of 4 and 8 bits, and floats; what is between the layers stays float."""
     layer = LayerCapabilities(
-        bits=frozenset({8, 16, 32}),
+        bits=frozenset({4, 8, 16, 32}),
         clusters=frozenset(CLUSTERS),
         patterns=frozenset(PATTERNS),
         bias_bits=frozenset({32}),

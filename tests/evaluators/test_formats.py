@@ -72,7 +72,7 @@ def test_a_format_that_a_backend_does_not_write_is_refused() -> None:
 
 def test_tflite_offers_the_widths_of_its_kernels() -> None:
     can = format_capabilities("tflite")
-    assert can.layers["Conv2d"].bits == {8, 16, 32}
+    assert can.layers["Conv2d"].bits == {4, 8, 16, 32}
     assert can.layers["Conv2d"].bias_bits == can.activation_bits == {32}
     assert can.schemes == {"symmetric"}
 

@@ -17,6 +17,7 @@ _TYPES: dict[int, np.dtype[Any]] = {
     TensorType.FLOAT32: np.dtype("<f4"),
     TensorType.FLOAT16: np.dtype("<f2"),
     TensorType.INT8: np.dtype("i1"),
+    TensorType.INT4: np.dtype("i1"),
     TensorType.INT32: np.dtype("<i4"),
 }
 #: Operators that are layers with weights.
@@ -105,7 +106,7 @@ def _values(name: str, tensor: Any, held: np.ndarray) -> np.ndarray:
     if kind is None:
         raise DamagedArtifact(f"tflite: {name} has type {tensor.type}, which is not read")
     shape = tuple(int(size) for size in tensor.shape)
-    flat = held.view(kind)
+    flat = _halves(held, shape) if tensor.type == TensorType.INT4 else held.view(kind)
     if tensor.sparsity is not None:
         flat = _dense(name, tensor.sparsity, flat, shape)
     if flat.size != int(np.prod(shape)):
@@ -128,6 +129,14 @@ def _values(name: str, tensor: Any, held: np.ndarray) -> np.ndarray:
     wide = np.float64 if kind.itemsize == 4 else np.float32
     product = values.astype(wide) * scale.astype(wide) + wide(0.0)
     return np.asarray(product, dtype=np.float32)
+
+
+def _halves(held: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bytes of two 4-bit numbers each -> the numbers, sign and all."""
+    numbers = np.stack((held & 15, held >> 4), axis=-1).ravel().astype(np.int8)
+    numbers[numbers > 7] -= 16
+    count = int(np.prod(shape))
+    return numbers[:count] if len(numbers) - count in (0, 1) else numbers
 
 
 def _dense(name: str, sparsity: Any, kept: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
