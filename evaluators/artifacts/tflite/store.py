@@ -1,7 +1,7 @@
 """An artifact's codes -> a `.tflite` file: a template's constants replaced by them.
 
 - levels of 8 bits, one scale a tensor or a channel: int8, read by the integer kernels, which round
-  their float inputs as they come ("dynamic range");
+  their float inputs as they come ("dynamic range"); of 4 bits: int4, two in a byte;
 - half precision: float16 behind DEQUANTIZE, but for biases, which are written as float32;
 - zeros, where positions and values are smaller than the dense tensor: TFLite's sparse form behind
   DENSIFY; kernels see the dense tensor again, so it is smaller and not faster;
@@ -31,6 +31,8 @@ __all__ = ["build"]
 
 #: Operators that take int8 weights with float inputs, and the version that first did by channel.
 _HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5}
+#: The same with int4 weights.
+_HYBRID_OF_4_BITS = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 7}
 #: What a sparse tensor costs besides positions and values, about.
 SPARSE_BYTES = 270
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
@@ -83,9 +85,9 @@ def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> Non
         decoding.append(_DENSIFY)
     if plain.type == TensorType.FLOAT16:
         decoding.append(_DEQUANTIZE_HALVES)
-    elif plain.type == TensorType.INT8:
+    elif plain.scale is not None:
         assert reader is not None
-        _make_hybrid(model, *reader)
+        _make_hybrid(model, *reader, plain.type)
     stored = target
     if decoding:
         # The reader keeps the tensor it names; new ones lead to it.
@@ -102,7 +104,15 @@ def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> Non
     values = plain.values
     if is_sparse:
         stored.sparsity, values = _sparse(values)
+    if plain.type == TensorType.INT4:
+        values = _nibbles(values)
     stored.buffer = add_buffer(model, values)
+
+
+def _nibbles(levels: np.ndarray) -> np.ndarray:
+    """Two 4-bit numbers in a byte, the first in its low half."""
+    halves = np.append(levels.ravel().astype(np.uint8) & 15, np.zeros(levels.size % 2, np.uint8))
+    return np.asarray(halves[0::2] | halves[1::2] << 4, dtype=np.uint8)
 
 
 def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
@@ -129,14 +139,17 @@ def _integers(
 ) -> _Plain:
     if code not in _HYBRID or levels.ndim < 2:  # a bias is the same operator's, but a float
         raise CannotHold(name, "tflite: no kernel reads it as integers")
-    if np.abs(levels).max() > 127:
+    largest = int(np.abs(levels).max())
+    if largest > 127:
         raise CannotHold(name, "tflite: levels must be at most 127")
-    return _Plain(to_file(levels, code, shape).astype(np.int8), TensorType.INT8, scale)
+    kind = TensorType.INT4 if largest <= 7 else TensorType.INT8
+    return _Plain(to_file(levels, code, shape).astype(np.int8), kind, scale)
 
 
-def _make_hybrid(model: Any, code: int, operator: Any) -> None:
+def _make_hybrid(model: Any, code: int, operator: Any, kind: int) -> None:
     """The operator as the integer kernels want it."""
-    operator.opcodeIndex = opcode(model, code, _HYBRID[code])
+    versions = _HYBRID_OF_4_BITS if kind == TensorType.INT4 else _HYBRID
+    operator.opcodeIndex = opcode(model, code, versions[code])
     if code == BuiltinOperator.FULLY_CONNECTED:
         operator.builtinOptions.asymmetricQuantizeInputs = True
 
