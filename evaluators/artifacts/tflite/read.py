@@ -8,7 +8,7 @@ from ai_edge_litert.schema_py_generated import TensorType
 
 from evaluators.artifacts.packed import DamagedArtifact
 from evaluators.artifacts.tflite.flat import constant, unpack
-from evaluators.artifacts.tflite.layout import consumer, from_file
+from evaluators.artifacts.tflite.layout import consumer, from_file, held_in
 from spaces import LedgerLine
 
 __all__ = ["TfliteFile", "read"]
@@ -61,11 +61,18 @@ def _read(model: Any, size_bytes: int) -> TfliteFile:
         if name in weights:
             raise DamagedArtifact(f"tflite: tensor {name} occurs twice")
         reader = consumer(model, index)
-        values = _values(name, tensor, held)
+        parts = [
+            (graph.tensors[part], constant(model, graph.tensors[part]))
+            for part in held_in(model, index)
+        ]
+        if any(data is None for _, data in parts):
+            raise DamagedArtifact(f"tflite: a gate of {name} is not in the file")
+        values = np.concatenate([np.atleast_1d(_values(name, *part)) for part in parts])
         weights[name] = from_file(values, None if reader is None else reader[0])
-        lines.append(LedgerLine(name, "values", len(held)))
-        if tensor.sparsity is not None:
-            lines.append(LedgerLine(name, "positions", _position_bytes(tensor.sparsity)))
+        lines.append(LedgerLine(name, "values", sum(len(data) for _, data in parts)))
+        sparse = [part.sparsity for part, _ in parts if part.sparsity is not None]
+        if sparse:
+            lines.append(LedgerLine(name, "positions", sum(map(_position_bytes, sparse))))
     taken = sum(line.size_bytes for line in lines)
     return TfliteFile(weights, (*lines, LedgerLine("", "graph", size_bytes - taken)))
 

@@ -82,7 +82,7 @@ class Constrained(keras.layers.Wrapper):  # type: ignore[misc]
         self._steps += 1
 
     def values(self, name: str) -> np.ndarray | None:
-        """A part's weight as it was trained, in Keras' order of axes, before any rounding to a grid.
+        """A part's weight as it was trained, in Keras' order of axes, not yet rounded to a grid.
 
         None where the part is trained freely.
         """

@@ -213,9 +213,7 @@ class Network:
             if isinstance(layer, _NORMS):
                 reason = "normalisation, kept as it is"
             elif type(layer) is keras.layers.LSTM:
-                reason = (
-                    "LSTM layers that are given a state are not supported yet, kept as they are"
-                )
+                reason = "an LSTM that is given a state is not supported yet, kept as it is"
             elif type(layer) in COMPRESSIBLE:
                 reason = "grouped convolutions are not supported yet, kept as they are"
             else:
