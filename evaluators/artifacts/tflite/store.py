@@ -5,7 +5,10 @@
 - half precision: float16 behind DEQUANTIZE, but for biases, which are written as float32;
 - zeros, where positions and values are smaller than the dense tensor: TFLite's sparse form behind
   DENSIFY; kernels see the dense tensor again, so it is smaller and not faster;
-- shared values: as levels if the codebook is on a grid, else as floats.
+- shared values: as levels if the codebook is on a grid, else as floats;
+- an LSTM's weight: a tensor a gate. Its integer kernel wants both matrices as integers; where only
+  one is, that one's levels go through DEQUANTIZE to the float kernel;
+- an embedding's levels: GATHER takes rows as they are, and DEQUANTIZE stands behind it.
 """
 
 from dataclasses import dataclass
@@ -25,18 +28,22 @@ from evaluators.artifacts.packed import (
     Tensor,
 )
 from evaluators.artifacts.tflite.flat import add_buffer, opcode, pack, unpack
-from evaluators.artifacts.tflite.layout import consumer, to_file
+from evaluators.artifacts.tflite.layout import LSTM, LSTM_MATRICES, consumer, held_in, to_file
 
 __all__ = ["build"]
 
 #: Operators that take int8 weights with float inputs, and the version that first did by channel.
-_HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5}
+_HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5, LSTM: 3}
 #: The same with int4 weights.
 _HYBRID_OF_4_BITS = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 7}
+#: Operators for which a weight of nothing but zeros is written as floats.
+_FLOAT_ZEROS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
 #: What a sparse tensor costs besides positions and values, about.
 SPARSE_BYTES = 270
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
 _DEQUANTIZE_HALVES = (BuiltinOperator.DEQUANTIZE, 3)
+_DEQUANTIZE_LEVELS = (BuiltinOperator.DEQUANTIZE, 2)
+_GATHER_LEVELS = (BuiltinOperator.GATHER, 2)
 
 
 def build(template: bytes, artifact: Artifact) -> bytes:
@@ -53,10 +60,12 @@ def build(template: bytes, artifact: Artifact) -> bytes:
     (graph,) = model.subgraphs
     positions = {t.name.decode(): i for i, t in enumerate(graph.tensors) if t.name}
     decoders: list[Any] = []
+    integers: set[int] = set()
     for tensor in artifact.tensors:
         if tensor.name not in positions:
             raise CannotHold(tensor.name, "tflite: the network's graph has no such tensor")
-        _replace(model, positions[tensor.name], tensor, decoders)
+        integers.update(_replace(model, positions[tensor.name], tensor, decoders))
+    _decode_half_integers(model, integers, decoders)
     graph.operators = [*decoders, *graph.operators]
     return pack(model)
 
@@ -70,24 +79,38 @@ class _Plain:
     scale: np.ndarray | None = None
 
 
-def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> None:
+def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> list[int]:
+    """One tensor of the artifact -> what its reader sees as integers."""
     (graph,) = model.subgraphs
     reader = consumer(model, index)
     code = None if reader is None else reader[0]
+    parts = held_in(model, index)
+    shape = [int(size) for size in graph.tensors[index].shape]
+    plain = _plain(tensor, code, (shape[0] * len(parts), *shape[1:]))
+    is_integer = plain.type in (TensorType.INT8, TensorType.INT4)
+    if is_integer:
+        assert reader is not None
+        _make_hybrid(model, *reader, plain)
+    for part, values in zip(parts, np.split(plain.values, len(parts)), strict=True):
+        _place(model, part, _Plain(values, plain.type, plain.scale), code, decoders)
+    return parts if is_integer else []
+
+
+def _place(model: Any, index: int, plain: _Plain, code: int | None, decoders: list[Any]) -> None:
+    """Values in the place of a template's constant."""
+    (graph,) = model.subgraphs
     target = graph.tensors[index]
-    plain = _plain(tensor, code, tuple(int(size) for size in target.shape))
     # Integers stay dense: behind DENSIFY they would have to become floats to load at all, a sixth
     # of the bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us).
-    pays = plain.scale is None and _sparse_bytes(plain.values) < plain.values.nbytes
+    # The LSTM and the look-up are not XNNPACK's, and take them.
+    can = plain.scale is None or code in (LSTM, BuiltinOperator.GATHER)
+    pays = can and _sparse_bytes(plain.values) < plain.values.nbytes
     is_sparse = pays and bool(plain.values.any())  # without a value there is no buffer to name
     decoding: list[tuple[int, int]] = []
     if is_sparse:
         decoding.append(_DENSIFY)
     if plain.type == TensorType.FLOAT16:
         decoding.append(_DEQUANTIZE_HALVES)
-    elif plain.scale is not None:
-        assert reader is not None
-        _make_hybrid(model, *reader, plain.type)
     stored = target
     if decoding:
         # The reader keeps the tensor it names; new ones lead to it.
@@ -128,7 +151,7 @@ def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
                 to_file(tensor.decode(), code, shape).astype(np.float16), TensorType.FLOAT16
             )
         case GridTensor(levels=levels, scale=scale):
-            if not levels.any():  # nothing but zeros needs no grid
+            if not levels.any() and code in _FLOAT_ZEROS:  # nothing but zeros needs no grid
                 return _Plain(to_file(tensor.decode(), code, shape), TensorType.FLOAT32)
             return _integers(tensor.name, levels, scale, code, shape)
     return _Plain(to_file(tensor.decode(), code, shape), TensorType.FLOAT32)
@@ -137,21 +160,71 @@ def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
 def _integers(
     name: str, levels: np.ndarray, scale: np.ndarray, code: int | None, shape: tuple[int, ...]
 ) -> _Plain:
-    if code not in _HYBRID or levels.ndim < 2:  # a bias is the same operator's, but a float
+    kernels = (*_HYBRID, BuiltinOperator.GATHER)
+    if code not in kernels or levels.ndim < 2:  # a bias is the same operator's, but a float
         raise CannotHold(name, "tflite: no kernel reads it as integers")
     largest = int(np.abs(levels).max())
     if largest > 127:
         raise CannotHold(name, "tflite: levels must be at most 127")
-    kind = TensorType.INT4 if largest <= 7 else TensorType.INT8
+    if len(scale) > 1 and code in (LSTM, BuiltinOperator.GATHER):
+        raise CannotHold(name, "tflite: its kernel takes one scale a weight")
+    is_small = largest <= 7 and code in _HYBRID_OF_4_BITS
+    kind = TensorType.INT4 if is_small else TensorType.INT8
     return _Plain(to_file(levels, code, shape).astype(np.int8), kind, scale)
 
 
-def _make_hybrid(model: Any, code: int, operator: Any, kind: int) -> None:
+def _make_hybrid(model: Any, code: int, operator: Any, plain: _Plain) -> None:
     """The operator as the integer kernels want it."""
-    versions = _HYBRID_OF_4_BITS if kind == TensorType.INT4 else _HYBRID
+    if code == BuiltinOperator.GATHER:
+        _dequantize_behind(model, operator, plain)
+        return
+    versions = _HYBRID_OF_4_BITS if plain.type == TensorType.INT4 else _HYBRID
     operator.opcodeIndex = opcode(model, code, versions[code])
-    if code == BuiltinOperator.FULLY_CONNECTED:
+    if code in (BuiltinOperator.FULLY_CONNECTED, LSTM):
         operator.builtinOptions.asymmetricQuantizeInputs = True
+
+
+def _dequantize_behind(model: Any, gather: Any, plain: _Plain) -> None:
+    """Rows that are looked up in levels, as the floats that their readers know."""
+    (graph,) = model.subgraphs
+    gather.opcodeIndex = opcode(model, *_GATHER_LEVELS)
+    (floats,) = (int(index) for index in gather.outputs)
+    known = graph.tensors[floats]
+    rows = _append(graph, _new_tensor(known.shape, plain))
+    graph.tensors[rows].shapeSignature = known.shapeSignature
+    gather.outputs = np.array([rows], np.int32)
+    at = next(n for n, operator in enumerate(graph.operators) if operator is gather)
+    graph.operators.insert(at + 1, _operator(model, _DEQUANTIZE_LEVELS, rows, floats))
+
+
+def _decode_half_integers(model: Any, integers: set[int], decoders: list[Any]) -> None:
+    """Float kernels for LSTMs of which one matrix is integers and the other one is not."""
+    (graph,) = model.subgraphs
+    for lstm in graph.operators:
+        if model.operatorCodes[lstm.opcodeIndex].builtinCode != LSTM:
+            continue
+        gates = [int(lstm.inputs[slot]) for slot in LSTM_MATRICES]
+        found = [gate for gate in gates if gate in integers]
+        if len(found) in (0, len(gates)):
+            continue
+        lstm.opcodeIndex = opcode(model, LSTM, 1)
+        lstm.builtinOptions.asymmetricQuantizeInputs = False
+        for gate in found:
+            _dequantize_before(model, gate, decoders)
+
+
+def _dequantize_before(model: Any, index: int, decoders: list[Any]) -> None:
+    """Floats under a tensor's own number; its levels under a new one."""
+    (graph,) = model.subgraphs
+    levels = graph.tensors[index]
+    floats = schema.TensorT()
+    floats.shape, floats.type, floats.name = levels.shape, TensorType.FLOAT32, b""
+    floats.buffer, floats.hasRank = 0, True
+    graph.tensors[index] = floats
+    moved = _append(graph, levels)
+    for operator in decoders:  # what made the levels
+        operator.outputs = np.where(operator.outputs == index, moved, operator.outputs)
+    decoders.append(_operator(model, _DEQUANTIZE_LEVELS, moved, index))
 
 
 def _new_tensor(shape: np.ndarray, plain: _Plain, name: bytes = b"") -> Any:
