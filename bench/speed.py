@@ -46,7 +46,7 @@ class Part:
 
 PARTS = {
     "lenet5": Part("lenet5-mnist", 450, 1.0, 30, 6),
-    "resnet20": Part("resnet20-cifar10", 300, 1.0, 48, 8, goal_kb=150),
+    "resnet20": Part("resnet20-cifar10", 300, 1.0, 36, 5, goal_kb=150),
 }
 
 
