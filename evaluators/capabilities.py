@@ -1,5 +1,7 @@
 """What each backend can do. Importable without its framework: the driver builds the space."""
 
+from dataclasses import replace
+
 from spaces import Capabilities, InvalidRequest, LayerCapabilities
 from spaces.policy import ALL_ORDERS, CRITERIA, PATTERNS, Stage
 from spaces.search_space import BITS, CLUSTERS
@@ -20,6 +22,9 @@ _KERAS_LAYER = LayerCapabilities(
     patterns=frozenset({"element"}),
     bias_bits=frozenset({16, 32}),
 )
+#: Embeddings and LSTMs have a wrapper of our own, which counts no distances; one scale a weight
+#: whatever the granularity (`spaces.profile.ONE_SCALE_KINDS`).
+_KERAS_OWN_LAYER = replace(_KERAS_LAYER, clusters=frozenset(CLUSTERS))
 _CHAIN = (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
 #: TFMOT preserves along prune, cluster, quantize and never back; distillation goes anywhere.
 _KERAS_ORDERS = frozenset(
@@ -30,7 +35,10 @@ _KERAS_ORDERS = frozenset(
 _BACKENDS = {
     "keras": Capabilities(
         name="keras",
-        layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _KERAS_LAYER),
+        layers={
+            **dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _KERAS_LAYER),
+            **dict.fromkeys(("Embedding", "LSTM"), _KERAS_OWN_LAYER),
+        },
         orders=_KERAS_ORDERS,
         distillation_kinds=frozenset({"none", "logits"}),
         schemes=frozenset({"symmetric"}),

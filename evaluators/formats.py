@@ -18,6 +18,9 @@ __all__ = [
 
 #: Kinds of layers whose weights files store compressed.
 _KINDS = ("Linear", "Conv1d", "Conv2d")
+#: Kinds that some formats store compressed too: `packed` whatever has weights; LiteRT's fused LSTM
+#: has 8-bit kernels, its GRU is a loop of operators that is not written.
+_MORE_KINDS = {"packed": ("Embedding", "LSTM", "GRU"), "tflite": ("Embedding", "LSTM")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def format_capabilities(name: str) -> Capabilities:
     )
     return Capabilities(
         name=name,
-        layers=dict.fromkeys(_KINDS, layer),
+        layers=dict.fromkeys((*_KINDS, *_MORE_KINDS.get(name, ())), layer),
         activation_bits=frozenset({32}) if name == "mlpackage" else frozenset({8, 32}),
         schemes=kind.schemes,
         granularities=frozenset(GRANULARITIES),
@@ -165,7 +168,7 @@ def _tflite_capabilities() -> Capabilities:
     )
     return Capabilities(
         name="tflite",
-        layers=dict.fromkeys(_KINDS, layer),
+        layers=dict.fromkeys((*_KINDS, *_MORE_KINDS["tflite"]), layer),
         schemes=FORMATS["tflite"].schemes,
         granularities=frozenset(GRANULARITIES),
         criteria=frozenset(CRITERIA),

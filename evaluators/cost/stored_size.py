@@ -87,6 +87,7 @@ def _layer_size(
         asked = replace(asked, sparsity=0.0, pattern="element")
     count = layer.weight_count * inputs * outputs
     per_channel = asked.bits < 16 and asked.clusters is None and granularity == "channel"
+    per_channel = per_channel and not layer.has_one_scale
     bits, positions = _weight_bits(rules, asked, per_channel=per_channel)
     if rules.sparse_floats and bits >= 16:
         bits, positions = _row_bits(layer, asked, bits)
