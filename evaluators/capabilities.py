@@ -14,6 +14,8 @@ _TORCH_LAYER = LayerCapabilities(
     patterns=frozenset(PATTERNS),
     bias_bits=frozenset(BITS),
 )
+#: Rows of an embedding are words and rows of a gate are read by every step: single weights go.
+_TORCH_ELEMENTS = replace(_TORCH_LAYER, patterns=frozenset({"element"}))
 #: TFMOT prunes single weights, and its nearest-centroid search costs weights x clusters of memory;
 #: TFLite has kernels for 8, 16 and 32 bits.
 _KERAS_LAYER = LayerCapabilities(
@@ -45,7 +47,10 @@ _BACKENDS = {
     ),
     "torch": Capabilities(
         name="torch",
-        layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
+        layers={
+            **dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
+            **dict.fromkeys(("Embedding", "LSTM", "GRU"), _TORCH_ELEMENTS),
+        },
         activation_bits=frozenset({32, 8}),
         criteria=frozenset(CRITERIA),
     ),

@@ -66,7 +66,7 @@ def _input_groups(groups: tuple[ChannelGroup, ...]) -> dict[str, str]:
 def _shape_profile(
     name: str, module: torch.nn.Module, shape: LayerShape, can_prune_channels: bool
 ) -> LayerProfile:
-    weight, bias = module.weight, module.bias
+    weight, bias = module.weight, getattr(module, "bias", None)
     assert isinstance(weight, Tensor)
     values = weight.detach().float().cpu().numpy().ravel()
     return LayerProfile(
