@@ -11,8 +11,8 @@ LSTM = BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
 #: First of four inputs of the fused LSTM, one a gate in the order i f c o, which are one weight or
 #: bias everywhere else: of the layer's input, recurrent, bias.
 _FIRST_GATES = (1, 5, 12)
-#: Its inputs that are of the two matrices.
-LSTM_MATRICES = range(1, 9)
+#: Its inputs that are the first gates of the two matrices.
+LSTM_MATRICES = (1, 5)
 _GATES = 4
 _PASS_ON = (BuiltinOperator.DENSIFY, BuiltinOperator.DEQUANTIZE)
 

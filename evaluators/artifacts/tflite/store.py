@@ -38,6 +38,8 @@ _HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5, LSTM
 _HYBRID_OF_4_BITS = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 7}
 #: Operators for which a weight of nothing but zeros is written as floats.
 _FLOAT_ZEROS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
+#: Operators that the default delegate leaves to LiteRT's own kernels.
+_NOT_XNNPACK = (LSTM, BuiltinOperator.GATHER)
 #: What a sparse tensor costs besides positions and values, about.
 SPARSE_BYTES = 270
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
@@ -59,13 +61,14 @@ def build(template: bytes, artifact: Artifact) -> bytes:
     model = unpack(template)
     (graph,) = model.subgraphs
     positions = {t.name.decode(): i for i, t in enumerate(graph.tensors) if t.name}
-    decoders: list[Any] = []
-    integers: set[int] = set()
     for tensor in artifact.tensors:
         if tensor.name not in positions:
             raise CannotHold(tensor.name, "tflite: the network's graph has no such tensor")
-        integers.update(_replace(model, positions[tensor.name], tensor, decoders))
-    _decode_half_integers(model, integers, decoders)
+    found = [_found(model, positions[tensor.name], tensor) for tensor in artifact.tensors]
+    lonely = _lonely(model, {place.parts[0] for place in found if place.is_integer})
+    decoders: list[Any] = []
+    for place in found:
+        _replace(model, place, decoders, is_lonely=place.parts[0] in lonely)
     graph.operators = [*decoders, *graph.operators]
     return pack(model)
 
@@ -79,32 +82,70 @@ class _Plain:
     scale: np.ndarray | None = None
 
 
-def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> list[int]:
-    """One tensor of the artifact -> what its reader sees as integers."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a tensor of the artifact goes.
+
+    Attributes:
+        plain: all of its values.
+        parts: the template's constants that take them, row after row.
+        reader: (builtin code, operator) of what computes with it.
+    """
+
+    plain: _Plain
+    parts: list[int]
+    reader: tuple[int, Any] | None
+
+    @property
+    def is_integer(self) -> bool:
+        return self.plain.type in (TensorType.INT8, TensorType.INT4)
+
+    @property
+    def code(self) -> int | None:
+        return None if self.reader is None else self.reader[0]
+
+
+def _found(model: Any, index: int, tensor: Tensor) -> _Found:
     (graph,) = model.subgraphs
-    reader = consumer(model, index)
-    code = None if reader is None else reader[0]
-    parts = held_in(model, index)
+    reader, parts = consumer(model, index), held_in(model, index)
     shape = [int(size) for size in graph.tensors[index].shape]
-    plain = _plain(tensor, code, (shape[0] * len(parts), *shape[1:]))
-    is_integer = plain.type in (TensorType.INT8, TensorType.INT4)
-    if is_integer:
-        assert reader is not None
-        _make_hybrid(model, *reader, plain)
-    for part, values in zip(parts, np.split(plain.values, len(parts)), strict=True):
-        _place(model, part, _Plain(values, plain.type, plain.scale), code, decoders)
-    return parts if is_integer else []
+    whole = (shape[0] * len(parts), *shape[1:]) if shape else ()
+    return _Found(_plain(tensor, None if reader is None else reader[0], whole), parts, reader)
 
 
-def _place(model: Any, index: int, plain: _Plain, code: int | None, decoders: list[Any]) -> None:
+def _lonely(model: Any, integers: set[int]) -> set[int]:
+    """First gates of integers whose LSTM has floats for its other matrix."""
+    (graph,) = model.subgraphs
+    lonely: set[int] = set()
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == LSTM:
+            both = {int(operator.inputs[slot]) for slot in LSTM_MATRICES}
+            if not both <= integers:
+                lonely |= both & integers
+    return lonely
+
+
+def _replace(model: Any, found: _Found, decoders: list[Any], *, is_lonely: bool) -> None:
+    """One tensor of the artifact, in the places of the template's constants."""
+    plain = found.plain
+    if found.is_integer and not is_lonely:
+        assert found.reader is not None
+        _make_hybrid(model, *found.reader, plain)
+    can_be_sparse = not is_lonely and _can_be_sparse(plain, found.code)
+    for part, values in zip(found.parts, np.split(plain.values, len(found.parts)), strict=True):
+        piece = _Plain(values, plain.type, plain.scale)
+        if found.code in _NOT_XNNPACK and piece.type == TensorType.FLOAT16:
+            piece = _wide_if_sparse(piece)
+        _place(model, part, piece, decoders, can_be_sparse or piece.type == TensorType.FLOAT32)
+        if is_lonely:
+            _dequantize_before(model, part, decoders)
+
+
+def _place(model: Any, index: int, plain: _Plain, decoders: list[Any], can_be_sparse: bool) -> None:
     """Values in the place of a template's constant."""
     (graph,) = model.subgraphs
     target = graph.tensors[index]
-    # Integers stay dense: behind DENSIFY they would have to become floats to load at all, a sixth
-    # of the bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us).
-    # The LSTM and the look-up are not XNNPACK's, and take them.
-    can = plain.scale is None or code in (LSTM, BuiltinOperator.GATHER)
-    pays = can and _sparse_bytes(plain.values) < plain.values.nbytes
+    pays = can_be_sparse and _sparse_bytes(plain.values) < plain.values.nbytes
     is_sparse = pays and bool(plain.values.any())  # without a value there is no buffer to name
     decoding: list[tuple[int, int]] = []
     if is_sparse:
@@ -116,6 +157,8 @@ def _place(model: Any, index: int, plain: _Plain, code: int | None, decoders: li
         # The reader keeps the tensor it names; new ones lead to it.
         stored = _new_tensor(target.shape, plain, target.name)
         target.name, target.buffer = b"", 0
+        if plain.scale is not None:
+            target.type, target.quantization = plain.type, _quantization(plain)
         source = _append(graph, stored)
         for step, kind in enumerate(decoding):
             last = step == len(decoding) - 1
@@ -136,6 +179,25 @@ def _nibbles(levels: np.ndarray) -> np.ndarray:
     """Two 4-bit numbers in a byte, the first in its low half."""
     halves = np.append(levels.ravel().astype(np.uint8) & 15, np.zeros(levels.size % 2, np.uint8))
     return np.asarray(halves[0::2] | halves[1::2] << 4, dtype=np.uint8)
+
+
+def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
+    """Whether the runtime computes right with this behind DENSIFY.
+
+    XNNPACK's operators would have to take integers as floats to load them at all, a sixth of the
+    bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us). Before the others
+    DENSIFY then DEQUANTIZE gives garbage under its delegate (LiteRT 2.3.0), not without it.
+    """
+    if code in _NOT_XNNPACK:
+        return plain.type != TensorType.FLOAT16
+    return plain.scale is None
+
+
+def _wide_if_sparse(halves: _Plain) -> _Plain:
+    """The same values as 32-bit floats, where those are smaller as rows than the halves are."""
+    wide = halves.values.astype(np.float32)
+    is_smaller = _sparse_bytes(wide) < halves.values.nbytes
+    return _Plain(wide, TensorType.FLOAT32) if is_smaller else halves
 
 
 def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
@@ -197,34 +259,12 @@ def _dequantize_behind(model: Any, gather: Any, plain: _Plain) -> None:
     graph.operators.insert(at + 1, _operator(model, _DEQUANTIZE_LEVELS, rows, floats))
 
 
-def _decode_half_integers(model: Any, integers: set[int], decoders: list[Any]) -> None:
-    """Float kernels for LSTMs of which one matrix is integers and the other one is not."""
-    (graph,) = model.subgraphs
-    for lstm in graph.operators:
-        if model.operatorCodes[lstm.opcodeIndex].builtinCode != LSTM:
-            continue
-        gates = [int(lstm.inputs[slot]) for slot in LSTM_MATRICES]
-        found = [gate for gate in gates if gate in integers]
-        if len(found) in (0, len(gates)):
-            continue
-        lstm.opcodeIndex = opcode(model, LSTM, 1)
-        lstm.builtinOptions.asymmetricQuantizeInputs = False
-        for gate in found:
-            _dequantize_before(model, gate, decoders)
-
-
 def _dequantize_before(model: Any, index: int, decoders: list[Any]) -> None:
     """Floats under a tensor's own number; its levels under a new one."""
     (graph,) = model.subgraphs
     levels = graph.tensors[index]
-    floats = schema.TensorT()
-    floats.shape, floats.type, floats.name = levels.shape, TensorType.FLOAT32, b""
-    floats.buffer, floats.hasRank = 0, True
-    graph.tensors[index] = floats
-    moved = _append(graph, levels)
-    for operator in decoders:  # what made the levels
-        operator.outputs = np.where(operator.outputs == index, moved, operator.outputs)
-    decoders.append(_operator(model, _DEQUANTIZE_LEVELS, moved, index))
+    graph.tensors[index] = _new_tensor(levels.shape, _Plain(np.zeros(0), TensorType.FLOAT32))
+    decoders.append(_operator(model, _DEQUANTIZE_LEVELS, _append(graph, levels), index))
 
 
 def _new_tensor(shape: np.ndarray, plain: _Plain, name: bytes = b"") -> Any:
