@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-speed bench-battery bench-proposers bench-fidelity bench-dashboard bench-formats bench kill-test ray-kill-test loader-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-speed bench-battery bench-proposers bench-fidelity bench-dashboard bench-formats bench-four-bits bench kill-test ray-kill-test loader-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ bench: bench-overhead bench-memory bench-coder ## every bench; tables go to benc
 
 bench-formats: $(STAMP) ## bytes, accuracy and latency in each file format; ONLY runs one workload
 	$(BIN)/python -m bench.formats
+
+bench-four-bits: $(STAMP) ## a dense layer of 4-bit weights in each form that ONNX Runtime and LiteRT have
+	$(BIN)/python -m bench.four_bits
 
 bench-overhead: $(STAMP) ## proposal time, loop and record overhead
 	$(BIN)/python -m bench.overhead

@@ -189,7 +189,7 @@ def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
     DENSIFY then DEQUANTIZE gives garbage under its delegate (LiteRT 2.3.0), not without it.
     """
     if code in _NOT_XNNPACK:
-        return plain.type != TensorType.FLOAT16
+        return bool(plain.type != TensorType.FLOAT16)
     return plain.scale is None
 
 
