@@ -28,8 +28,8 @@ __all__ = ["main"]
 FOLDER = Path("search-runs") / "bench-pcqat"
 NAME = "pcqat"
 REFERENCE = "reference: TFMOT tutorial PCQAT"
-#: What the tutorial prints for its gzipped file; the budget of our packed one.
-PUBLISHED_KB, PUBLISHED_ACCURACY_PCT = 8.076, 97.96
+#: The recipe as it was run by hand before, gzipped `.tflite`; the budget of our packed file.
+BUDGET_KB = 8.076
 TRIALS, FINALISTS, SEEDS, MAX_DROP_POINTS = 48, 6, 3, 1.0
 PARAMETERS = 20_410
 
@@ -42,7 +42,7 @@ def search() -> None:
     else:
         command = [
             *common, "run", "cnn-mnist-keras", "--target", "pixel", "--format", "packed",
-            "--study", NAME, *place, "--budget-kb", str(PUBLISHED_KB),
+            "--study", NAME, *place, "--budget-kb", str(BUDGET_KB),
             "--max-drop", str(MAX_DROP_POINTS),
             "--trials", str(TRIALS), "--finalists", str(FINALISTS), "--workers", "2",
         ]  # fmt: skip
@@ -164,8 +164,9 @@ def main() -> None:
                 f"fine-tuned with {record.spec.full_fidelity:,} samples."
             ),
             (
-                "Published by the tutorial: 8,076 bytes of gzipped .tflite at 97.96 % on test; its "
-                "8 clusters count zero, ours do not. Published pipeline: 35x at -0.03 points over "
+                "The recipe by hand, 3 + 3 + 1 epochs without augmentation: 8,076 bytes of gzipped "
+                ".tflite at 97.96 % on test; its 8 clusters count zero, ours do not. Published "
+                "pipeline: 35x at -0.03 points over "
                 f"a file of 235 KB that counts optimizer slots; ratio here: {4 * PARAMETERS:,} "
                 "bytes of fp32 weights."
             ),
