@@ -69,6 +69,7 @@ weights = dense(decode(Path(__file__).with_name({name!r}).read_bytes()))
 for tensor, values in weights.items():
     print(tensor, list(values.shape))
 # In torch: model.load_state_dict({{name: torch.from_numpy(v) for name, v in weights.items()}})
+# With LSTMs or GRUs before that: model = evaluators.backends.pytorch.recurrent.parted(model)
 '''
 
 _TEMPLATES = {"onnx": _ONNX, "mlpackage": _MLPACKAGE, "packed": _PACKED, "tflite": _TFLITE}
