@@ -5,18 +5,52 @@ without training, so that one row takes seconds; a search does better. resnet20-
 $SEARCH_DATA.
 """
 
+import importlib
+import json
+import multiprocessing
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.results import write_results
+from evaluators.formats import FORMATS
+from evaluators.workloads.registry import backend_of
 
 __all__ = ["main"]
 
-PLACES = (("host", "packed"), ("x86", "onnx"), ("m1", "mlpackage"))
-WORKLOADS = ("lenet300-mnist", "lenet5-mnist", "resnet20-cifar10")
+RESULTS = Path(__file__).parent / "results" / "formats.json"
+PLACES = (
+    ("host", "packed"),
+    ("x86", "onnx"),
+    ("m1", "mlpackage"),
+    ("host", "tflite"),
+    ("pixel", "tflite"),
+)
+WORKLOADS = (
+    "lenet300-mnist",
+    "lenet5-mnist",
+    "cnn-mnist",
+    "lenet300-mnist-keras",
+    "cnn-mnist-keras",
+    "battery",
+    "resnet20-cifar10",
+)
+#: Their data is read from $SEARCH_DATA.
+FROM_SEARCH_DATA = ("battery", "resnet20-cifar10")
+
+
+_FIGURES = (
+    "bytes",
+    "by formula",
+    "packed bytes",
+    "accuracy %",
+    "read again %",
+    "latency ms",
+    "times faster",
+)
 
 
 def policies(profile: Any) -> dict[str, Any]:
@@ -47,13 +81,14 @@ def policies(profile: Any) -> dict[str, Any]:
 
 
 def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
-    from evaluators.backends.pytorch import profile as scan
     from evaluators.cost import size_model
     from evaluators.formats import format_capabilities
     from evaluators.messages import WorkerContext
     from evaluators.worker import Worker
     from spaces import Failure, Identity
 
+    package = {"torch": "pytorch", "keras": "keras"}[backend_of(workload)]
+    scan: Any = importlib.import_module(f"evaluators.backends.{package}.profile")
     scan.SCAN = ()  # no sensitivity is needed here
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +99,8 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
         sizes = size_model(profile, artifact_format)
         can = format_capabilities(artifact_format).activation_bits
         for name, policy in policies(profile).items():
+            if policy.order and not policy.layers:
+                continue  # no layer of this network can do it
             # Nothing runs the packed form's rounded activations, so their time would tell nothing.
             if policy.activation_bits not in can or (
                 policy.activation_bits == 8 and artifact_format == "packed"
@@ -74,7 +111,7 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
             row: dict[str, Any] = {"workload": workload, "target": target}
             row |= {"format": artifact_format, "policy": name}
             if isinstance(found, Failure):
-                rows.append({**row, "bytes": None, "failure": str(found)})
+                rows.append({**row, **dict.fromkeys(_FIGURES), "source": f"refused: {found}"})
                 continue
             again = worker.verify(Path(folder) / f"{found.sha256}.{artifact_format}")
             latency = found.latency
@@ -84,8 +121,8 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
                     "bytes": found.size_bytes,
                     "by formula": round(sizes.predict_bytes(policy)),
                     "packed bytes": found.download_bytes,
-                    "accuracy %": round(100 * found.metric, 2),
-                    "read again %": round(100 * again.metric, 2),
+                    "accuracy %": f"{100 * found.metric:.2f}",
+                    "read again %": f"{100 * again.metric:.2f}",
                     "latency ms": latency.median_ms,
                     "times faster": profile.baseline_latency_ms / latency.median_ms,
                     "source": f"{latency.source}: {latency.device}",
@@ -95,22 +132,43 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
     return rows
 
 
+def rows_apart(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
+    """`rows_of` in a process of its own: torch and TensorFlow do not share one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(rows_of, workload, target, artifact_format).result()
+
+
 def main() -> None:
-    only = os.environ.get("ONLY")
-    names = [only] if only else list(WORKLOADS)
-    if not os.environ.get("SEARCH_DATA") and "resnet20-cifar10" in names:
-        names.remove("resnet20-cifar10")
-    rows = [row for name in names for place in PLACES for row in rows_of(name, *place)]
+    only = os.environ.get("ONLY", "")
+    if only and only not in WORKLOADS:
+        raise SystemExit(
+            f"bench.formats: ONLY must be one of {', '.join(WORKLOADS)}, but got {only!r}"
+        )
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {name: [row for row in before if row["workload"] == name] for name in WORKLOADS}
+    for name in [only] if only else WORKLOADS:
+        if name in FROM_SEARCH_DATA and not os.environ.get("SEARCH_DATA"):
+            print(f"{name} is left as it was: SEARCH_DATA is not set")
+            continue
+        backend = backend_of(name)
+        rows[name] = [
+            row
+            for target, artifact_format in PLACES
+            if backend in FORMATS[artifact_format].backends
+            for row in rows_apart(name, target, artifact_format)
+        ]
+    missing = [name for name in WORKLOADS if not rows[name]]
     write_results(
         "formats",
         "File formats: the same uniform policies, applied without training",
-        "python -m bench.formats",
-        rows,
+        "make bench-formats",
+        [row for name in WORKLOADS for row in rows[name]],
         (
             "Measured: interleaved with the uncompressed network in the same runtime, one thread.",
             "`m1` is modelled: Core ML does not run on Linux, and nothing here was run on a Mac.",
             "Accuracy of an mlpackage: of its read-back half-precision weights, in torch.",
             "By formula: the size model without any finished trial of the study.",
+            f"Not run: {', '.join(missing) or 'nothing'}.",
         ),
     )
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from spaces import Capabilities, InvalidRequest, LayerCapabilities, Target
-from spaces.policy import CRITERIA, GRANULARITIES, PATTERNS, SCHEMES
+from evaluators.capabilities import backend_capabilities
+from spaces import Capabilities, InvalidRequest, LayerCapabilities, Stage, Target
+from spaces.policy import ALL_ORDERS, CRITERIA, GRANULARITIES, PATTERNS, SCHEMES
 from spaces.search_space import BITS, CLUSTERS
 
 __all__ = [
@@ -106,6 +107,11 @@ def choose_format(asked: str | None, target: Target, backend: str = "torch") -> 
     """
     if asked is not None:
         check_installed(asked)
+        if asked == "tflite" and not _can_be_integers(target, backend):
+            raise InvalidRequest(
+                f"--format tflite for {target.name} must compute in 8-bit integers throughout, "
+                f"and {backend} networks have no 8-bit activations; packed is written from them"
+            )
         if backend not in FORMATS[asked].backends:
             able = ", ".join(name for name, kind in FORMATS.items() if backend in kind.backends)
             raise InvalidRequest(
@@ -121,6 +127,11 @@ def choose_format(asked: str | None, target: Target, backend: str = "torch") -> 
             f"target {target.name}: its format {own} is not written from {backend} networks, so "
             "sizes are those of the packed file"
         )
+    if own == "tflite" and not _can_be_integers(target, backend):
+        return "packed", (
+            f"target {target.name}: it runs 8-bit integers only, and {backend} networks have no "
+            "8-bit activations, so sizes are those of the packed file"
+        )
     if missing := missing_libraries(own):
         return "packed", (
             f"target {target.name}: its format {own} needs {', '.join(missing)}, so sizes are "
@@ -129,8 +140,17 @@ def choose_format(asked: str | None, target: Target, backend: str = "torch") -> 
     return own, ""
 
 
-def format_capabilities(name: str) -> Capabilities:
+def _can_be_integers(target: Target, backend: str) -> bool:
+    """Whether a backend trains what a target that runs integers only can run."""
+    return not target.integer_only or 8 in backend_capabilities(backend).activation_bits
+
+
+def format_capabilities(name: str, *, integer_only: bool = False) -> Capabilities:
     """What a format can store.
+
+    Args:
+        name: of the format.
+        integer_only: whether the target runs nothing else; see `Target`.
 
     Raises:
         InvalidRequest: no such format.
@@ -141,7 +161,7 @@ def format_capabilities(name: str) -> Capabilities:
     kind = FORMATS[name]
     most = kind.most_clusters
     if name == "tflite":
-        return _tflite_capabilities()
+        return _integer_capabilities() if integer_only else _tflite_capabilities()
     layer = LayerCapabilities(
         bits=_HALF_BITS if name == "mlpackage" else frozenset(BITS),
         clusters=frozenset(k for k in CLUSTERS if k is None or most is None or k <= most),
@@ -159,9 +179,9 @@ def format_capabilities(name: str) -> Capabilities:
 
 
 def _tflite_capabilities() -> Capabilities:
-    """8-bit kernels and floats; what is between the layers stays float."""
+    """Kernels of 4 and 8 bits, and floats; what is between the layers stays float."""
     layer = LayerCapabilities(
-        bits=frozenset({8, 16, 32}),
+        bits=frozenset({4, 8, 16, 32}),
         clusters=frozenset(CLUSTERS),
         patterns=frozenset(PATTERNS),
         bias_bits=frozenset({32}),
@@ -169,6 +189,25 @@ def _tflite_capabilities() -> Capabilities:
     return Capabilities(
         name="tflite",
         layers=dict.fromkeys((*_KINDS, *_MORE_KINDS["tflite"]), layer),
+        schemes=FORMATS["tflite"].schemes,
+        granularities=frozenset(GRANULARITIES),
+        criteria=frozenset(CRITERIA),
+    )
+
+
+def _integer_capabilities() -> Capabilities:
+    """Integers throughout: every policy quantizes weights and activations to 8 bits."""
+    layer = LayerCapabilities(
+        bits=frozenset({8}),
+        clusters=frozenset(CLUSTERS),
+        patterns=frozenset(PATTERNS),
+        bias_bits=frozenset({32}),  # 32-bit integers, on the grid of the sums
+    )
+    return Capabilities(
+        name="tflite in integers",
+        layers=dict.fromkeys(("Linear", "Conv2d"), layer),
+        activation_bits=frozenset({8}),
+        orders=frozenset(order for order in ALL_ORDERS if Stage.QUANTIZE in order),
         schemes=FORMATS["tflite"].schemes,
         granularities=frozenset(GRANULARITIES),
         criteria=frozenset(CRITERIA),

@@ -212,6 +212,8 @@ class Worker:
         seconds: dict[str, float] = {}
         clock = _Clock(seconds)
         seeds = Seeds(identity.seed, identity.repeat, identity.fidelity)
+        if (refused := self._not_on_target(policy)) is not None:
+            return refused
         try:
             with clock("train"):
                 compressed = self.backend.compress(policy, seeds)
@@ -258,6 +260,16 @@ class Worker:
             device=self.backend.device,
             secondary=secondary,
         )
+
+    def _not_on_target(self, policy: Policy) -> Failure | None:
+        """Why the target could not run a policy's file, where that is known before training."""
+        if not self.target.integer_only or self.format.name != "tflite":
+            return None
+        hybrid = next((name for name, asked in policy.layers if asked.bits < 16), None)
+        if hybrid is None or policy.activation_bits == 8:
+            return None
+        reason = f"{self.target.name} has no kernel for 8-bit weights with float activations"
+        return Failure(hybrid, "write", f"{reason}: activation_bits must be 8, but is 32")
 
     def _score(self, run: Callable[[Any], Any], split: SplitName = "validation") -> Score:
         """The metric of a network on a split."""

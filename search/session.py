@@ -199,7 +199,10 @@ def capabilities_of(
     ours, theirs = (
         # Of kinds the network does not have, nothing needs to be said.
         replace(side, layers={k: can for k, can in side.layers.items() if k in kinds})
-        for side in (backend_capabilities(backend), format_capabilities(target.artifact_format))
+        for side in (
+            backend_capabilities(backend),
+            format_capabilities(target.artifact_format, integer_only=target.integer_only),
+        )
     )
     both, removed = ours.intersect(theirs)
     if not any(layer.kind.startswith("Conv") for layer in profile.layers):
@@ -319,6 +322,8 @@ def _digest(target: Target) -> str:
     content: dict[str, Any] = asdict(target)
     if not target.machines:
         del content["machines"]  # records of before it existed keep their digest
+    if not target.integer_only:
+        del content["integer_only"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -37,6 +37,8 @@ class Target:
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
+        integer_only: whether its runtime runs nothing but 8-bit weights with 8-bit activations, so
+            that every file of its own format must be so.
         is_this_machine: the latency is measured here rather than modelled.
         machines: `platform.machine()` of computers that are such a device; () = any is. On others
             the latency is modelled.
@@ -56,3 +58,4 @@ class Target:
     machines: tuple[str, ...] = ()
     call_overhead_us: Figure | None = None
     output_element_ns: Figure | None = None
+    integer_only: bool = False

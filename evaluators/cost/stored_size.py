@@ -37,7 +37,7 @@ class _Rules:
 _RULES = {
     "onnx": _Rules((2, 4, 8), 32, masks_zeros=False, tensor_bytes=150),
     "tflite": _Rules(
-        (8,), 32, masks_zeros=False, tensor_bytes=60, decodes=False, sparse_floats=True
+        (4, 8), 32, masks_zeros=False, tensor_bytes=60, decodes=False, sparse_floats=True
     ),
     "mlpackage": _Rules((1, 2, 3, 4, 6, 8), 16, masks_zeros=True, tensor_bytes=700),
 }
@@ -106,6 +106,8 @@ def _weight_bits(rules: _Rules, asked: LayerPolicy, *, per_channel: bool) -> tup
     """(bits of codes, bits of a mask) a weight, zeros masked where that is smaller."""
     if not rules.decodes and asked.bits >= 16:
         return float(min(asked.bits, rules.float_bits)), 0.0
+    if not rules.decodes:
+        asked = replace(asked, clusters=None)  # shared values are levels like any others
     dense = code_bits(rules.widths, asked, rules.float_bits)
     if per_channel and rules.masks_zeros:
         return (4.0 if dense <= 4 else 8.0), 0.0  # Core ML has 4- and 8-bit levels only

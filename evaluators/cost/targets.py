@@ -54,7 +54,7 @@ def load_target(name: str) -> Target:
 
 def _target(name: str, data: Mapping[str, Any]) -> Target:
     known = set(get_type_hints(Target))
-    required = known - {"is_this_machine", "machines", *_OPTIONAL_FIGURES}
+    required = known - {"is_this_machine", "integer_only", "machines", *_OPTIONAL_FIGURES}
     for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
         if wrong:
             raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
@@ -78,6 +78,7 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         int8_needs_activation_bits=_flag(name, data, "int8_needs_activation_bits"),
         kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
+        integer_only=_flag(name, data, "integer_only"),
         machines=_texts(name, {"machines": [], **data}, "machines"),
         **{key: _figure(name, key, data[key]) for key in _OPTIONAL_FIGURES if key in data},
     )

@@ -50,7 +50,7 @@ def _uniform_int8(profile: ModelProfile) -> Policy:
     """Weights only, symmetric, one scale a channel: what runtimes call weight-only int8.
 
     Activations stay floats, because fully integer inference needs calibration that not every
-    backend offers; the search may add 8-bit activations.
+    backend offers; the search may add 8-bit activations. Where nothing else runs, they have 8 bits.
     """
     return Policy((Stage.QUANTIZE,), _uniform(profile, LayerPolicy(bits=8)), granularity="channel")
 
@@ -98,6 +98,7 @@ def references(profile: ModelProfile, capabilities: Capabilities) -> References:
             # Better the recipe without its teacher than no classic recipe to compare with.
             name, policy = title.replace(">distill", ""), policy.post_training()
         policy = _with_offered_biases(policy, profile, capabilities)
+        policy = _with_offered_activations(policy, capabilities)
         reason = _refusal(policy, profile, capabilities)
         if reason:
             left_out.append((name, reason))
@@ -116,6 +117,16 @@ def _with_offered_biases(
         keeps = can is None or asked.bias_bits in can.bias_bits
         layers.append((name, asked if keeps else replace(asked, bias_bits=FULL_BITS)))
     return replace(policy, layers=tuple(layers))
+
+
+def _with_offered_activations(policy: Policy, capabilities: Capabilities) -> Policy:
+    """8-bit activations beside 8-bit weights where the target runs integers only."""
+    integers = all(asked.bits <= 8 for _, asked in policy.layers)
+    return (
+        replace(policy, activation_bits=8)
+        if (integers and capabilities.activation_bits == {8})
+        else policy
+    )
 
 
 def _refusal(policy: Policy, profile: ModelProfile, capabilities: Capabilities) -> str:

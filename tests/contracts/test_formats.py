@@ -13,7 +13,7 @@ from bench.kills import write_workload
 from evaluators.artifacts.files import digest, read_content
 from evaluators.formats import FORMATS as KNOWN
 from evaluators.formats import format_capabilities, missing_libraries
-from spaces import LayerPolicy, Measurement, Policy, Stage
+from spaces import Capabilities, LayerPolicy, Measurement, Policy, Stage
 from tests import keras_networks, networks
 from tests.evaluators.backends.conftest import Bench
 
@@ -23,6 +23,7 @@ CASES = {
     "onnx": ("onnx", "x86", networks),
     "mlpackage": ("mlpackage", "m1", networks),
     "tflite": ("tflite", "host", networks),
+    "tflite in integers": ("tflite", "cortex-m7", networks),
     "tflite of Keras": ("tflite", "host", keras_networks),
 }
 PRUNE, CLUSTER, QUANTIZE = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE
@@ -79,6 +80,9 @@ POLICIES = {
     "int8, rounded inputs": lambda network: uniform(network, QUANTIZE, activations=8, bits=8),
     "int4": lambda network: uniform(network, QUANTIZE, bits=4),
     "sparse clusters": lambda network: uniform(network, PRUNE, CLUSTER, sparsity=0.7, clusters=5),
+    "sparse clusters, int8, rounded inputs": lambda network: uniform(
+        network, PRUNE, CLUSTER, QUANTIZE, activations=8, sparsity=0.7, clusters=5, bits=8
+    ),
     "clusters on a grid": lambda network: uniform(
         network, CLUSTER, QUANTIZE, activations=8, clusters=6, bits=6
     ),
@@ -87,16 +91,21 @@ POLICIES = {
 
 def fitting(bench: Bench, policy: Policy) -> Policy:
     """As asked; a width that the format has no kernels for is left out of the test."""
-    can = format_capabilities(bench.worker.format.name).layers["Linear"].bits
+    can = capabilities(bench).layers["Linear"].bits
     if wrong := {layer.bits for _, layer in policy.layers} - can:
         pytest.skip(f"{bench.worker.format.name} has no {min(wrong)} bits")
     return without_rounding(bench, policy)
 
 
+def capabilities(bench: Bench) -> Capabilities:
+    only = bench.worker.target.integer_only
+    return format_capabilities(bench.worker.format.name, integer_only=only)
+
+
 def without_rounding(bench: Bench, policy: Policy) -> Policy:
-    """As asked, but for rounded activations where the format has none."""
-    can = format_capabilities(bench.worker.format.name).activation_bits
-    return policy if policy.activation_bits in can else replace(policy, activation_bits=32)
+    """As asked, but for rounded activations where the format has none, or nothing else."""
+    can = capabilities(bench).activation_bits
+    return policy if policy.activation_bits in can else replace(policy, activation_bits=min(can))
 
 
 @pytest.mark.parametrize("network", sorted(LAYERS))
@@ -129,6 +138,10 @@ def test_the_weights_do_not_depend_on_the_format(
     """So the packed download of any format's trial is what a `packed` study would have made."""
     if room("conv").worker.format.name == "mlpackage":
         pytest.skip("half precision: the same but for rounding, which is another packed file")
+    if room("conv").worker.target.integer_only:
+        pytest.skip(
+            "32-bit integer biases: the same but for rounding, which is another packed file"
+        )
     policy = uniform("conv", PRUNE, QUANTIZE, sparsity=0.5, bits=8)
     backend = room("conv").worker.backend.name
     source = keras_networks if backend == "keras" else networks

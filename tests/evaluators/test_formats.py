@@ -5,7 +5,7 @@ import pytest
 from evaluators import formats
 from evaluators.cost.targets import list_targets, load_target
 from evaluators.formats import FORMATS, check_installed, choose_format, format_capabilities
-from spaces import InvalidRequest
+from spaces import InvalidRequest, Stage
 
 X86 = load_target("x86")
 
@@ -48,9 +48,10 @@ def test_onnx_offers_what_its_tables_hold() -> None:
 
 def test_networks_are_judged_by_tflite_where_the_runtime_is_litert() -> None:
     pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
-    for name in ("rpi4", "pixel", "cortex-m7"):
+    for name in ("rpi4", "pixel"):
         assert choose_format(None, load_target(name), "keras") == ("tflite", "")
         assert choose_format(None, load_target(name)) == ("tflite", "")
+    assert choose_format(None, load_target("cortex-m7")) == ("tflite", "")
     assert choose_format(None, load_target("host"), "keras") == ("packed", "")
     chosen, why = choose_format(None, X86, "keras")
     assert chosen == "packed"
@@ -71,6 +72,23 @@ def test_a_format_that_a_backend_does_not_write_is_refused() -> None:
 
 def test_tflite_offers_the_widths_of_its_kernels() -> None:
     can = format_capabilities("tflite")
-    assert can.layers["Conv2d"].bits == {8, 16, 32}
+    assert can.layers["Conv2d"].bits == {4, 8, 16, 32}
     assert can.layers["Conv2d"].bias_bits == can.activation_bits == {32}
     assert can.schemes == {"symmetric"}
+
+
+def test_a_target_of_integers_only_is_offered_nothing_else() -> None:
+    can = format_capabilities("tflite", integer_only=True)
+    assert can.activation_bits == can.layers["Conv2d"].bits == {8}
+    assert all(Stage.QUANTIZE in order for order in can.orders)
+    # No other format is what such a target loads.
+    assert format_capabilities("packed", integer_only=True) == format_capabilities("packed")
+
+
+def test_keras_networks_have_no_integers_throughout() -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
+    chosen, why = choose_format(None, load_target("cortex-m7"), "keras")
+    assert chosen == "packed"
+    assert "it runs 8-bit integers only, and keras networks have no 8-bit activations" in why
+    with pytest.raises(InvalidRequest, match="must compute in 8-bit integers throughout"):
+        choose_format("tflite", load_target("cortex-m7"), "keras")

@@ -28,7 +28,7 @@ def load(content: Content, sample: np.ndarray) -> Callable[[], object]:
     """
     if platform.system() != "Darwin":
         raise CannotHold("", "mlpackage: nothing on this machine runs Core ML")
-    import coremltools as ct  # noqa: PLC0415 -- the extra `coreml`
+    from evaluators.artifacts.mlpackage.alone import coremltools as ct  # noqa: PLC0415
 
     folder = tempfile.TemporaryDirectory(prefix="core-ml-", ignore_cleanup_errors=True)
     path = Path(folder.name) / "network.mlpackage"

@@ -1,7 +1,7 @@
 """An artifact's codes -> a `.tflite` file: a template's constants replaced by them.
 
 - levels of 8 bits, one scale a tensor or a channel: int8, read by the integer kernels, which round
-  their float inputs as they come ("dynamic range");
+  their float inputs as they come ("dynamic range"); of 4 bits: int4, two in a byte;
 - half precision: float16 behind DEQUANTIZE, but for biases, which are written as float32;
 - zeros, where positions and values are smaller than the dense tensor: TFLite's sparse form behind
   DENSIFY; kernels see the dense tensor again, so it is smaller and not faster;
@@ -34,6 +34,8 @@ __all__ = ["build"]
 
 #: Operators that take int8 weights with float inputs, and the version that first did by channel.
 _HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5, LSTM: 3}
+#: The same with int4 weights.
+_HYBRID_OF_4_BITS = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 7}
 #: Operators for which a weight of nothing but zeros is written as floats.
 _FLOAT_ZEROS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
 #: Operators that the default delegate leaves to LiteRT's own kernels.
@@ -96,7 +98,7 @@ class _Found:
 
     @property
     def is_integer(self) -> bool:
-        return self.plain.type == TensorType.INT8
+        return self.plain.type in (TensorType.INT8, TensorType.INT4)
 
     @property
     def code(self) -> int | None:
@@ -168,6 +170,8 @@ def _place(model: Any, index: int, plain: _Plain, decoders: list[Any], can_be_sp
     values = plain.values
     if is_sparse:
         stored.sparsity, values = _sparse(values)
+    if plain.type == TensorType.INT4:
+        values = _nibbles(values)
     stored.buffer = add_buffer(model, values)
 
 
@@ -188,6 +192,12 @@ def _wide_if_sparse(halves: _Plain) -> _Plain:
     wide = halves.values.astype(np.float32)
     is_smaller = _sparse_bytes(wide) < halves.values.nbytes
     return _Plain(wide, TensorType.FLOAT32) if is_smaller else halves
+
+
+def _nibbles(levels: np.ndarray) -> np.ndarray:
+    """Two 4-bit numbers in a byte, the first in its low half."""
+    halves = np.append(levels.ravel().astype(np.uint8) & 15, np.zeros(levels.size % 2, np.uint8))
+    return np.asarray(halves[0::2] | halves[1::2] << 4, dtype=np.uint8)
 
 
 def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
@@ -215,11 +225,14 @@ def _integers(
     kernels = (*_HYBRID, BuiltinOperator.GATHER)
     if code not in kernels or levels.ndim < 2:  # a bias is the same operator's, but a float
         raise CannotHold(name, "tflite: no kernel reads it as integers")
-    if np.abs(levels).max() > 127:
+    largest = int(np.abs(levels).max())
+    if largest > 127:
         raise CannotHold(name, "tflite: levels must be at most 127")
     if len(scale) > 1 and code in (LSTM, BuiltinOperator.GATHER):
         raise CannotHold(name, "tflite: its kernel takes one scale a weight")
-    return _Plain(to_file(levels, code, shape).astype(np.int8), TensorType.INT8, scale)
+    is_small = largest <= 7 and code in _HYBRID_OF_4_BITS
+    kind = TensorType.INT4 if is_small else TensorType.INT8
+    return _Plain(to_file(levels, code, shape).astype(np.int8), kind, scale)
 
 
 def _make_hybrid(model: Any, code: int, operator: Any, plain: _Plain) -> None:
@@ -227,7 +240,8 @@ def _make_hybrid(model: Any, code: int, operator: Any, plain: _Plain) -> None:
     if code == BuiltinOperator.GATHER:
         _dequantize_behind(model, operator, plain)
         return
-    operator.opcodeIndex = opcode(model, code, _HYBRID[code])
+    versions = _HYBRID_OF_4_BITS if plain.type == TensorType.INT4 else _HYBRID
+    operator.opcodeIndex = opcode(model, code, versions[code])
     if code in (BuiltinOperator.FULLY_CONNECTED, LSTM):
         operator.builtinOptions.asymmetricQuantizeInputs = True
 

@@ -209,7 +209,7 @@ def _nearest(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(borders, values)].astype(np.int32)
 
 
-@tf.custom_gradient
+@tf.custom_gradient  # type: ignore[untyped-decorator]
 def _rounded(values: tf.Tensor) -> Any:
     """The nearest of 255 levels, the outermost at the largest magnitude; one scale for all."""
     values = tf.convert_to_tensor(values)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.backends.pytorch import sparse_kernels
-from evaluators.backends.pytorch.constraint import Grid, WeightConstraint
+from evaluators.backends.pytorch.constraint import Grid, WeightConstraint, channels_last
 from evaluators.backends.pytorch.student import Student, StudentLayer
 
 __all__ = ["compacted"]
@@ -101,7 +101,7 @@ class _CompactLayer:
         weight = weight.scatter(0, self._flat, effective).view(self._shape)
         if isinstance(module, nn.Linear):
             return F.linear(inputs, weight, module.bias)
-        output: Tensor = module._conv_forward(inputs, weight, module.bias)
+        output: Tensor = module._conv_forward(inputs, channels_last(weight), module.bias)
         return output
 
     @torch.no_grad()

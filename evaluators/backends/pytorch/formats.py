@@ -103,6 +103,11 @@ class PackedFormat:
         return call
 
 
+def _plain_grids(artifact: Artifact) -> dict[str, tuple[float, int]]:
+    """Layer -> (scale, zero point) of its unsigned 8-bit inputs; {} where they stay floats."""
+    return {n: (g.scale, g.zero_point) for n, g in activation_grids(artifact).items()}
+
+
 class OnnxFormat:
     """`onnx`: run by ONNX Runtime, from the file's bytes."""
 
@@ -129,7 +134,7 @@ class OnnxFormat:
             self._graphs[key] = self._exported(removal)
             while len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
-        grids = {n: (g.scale, g.zero_point) for n, g in activation_grids(artifact).items()}
+        grids = _plain_grids(artifact)
         outputs = {}
         if grids:
             plain = build(self._graphs[key], small, {})
@@ -236,28 +241,40 @@ class TfliteFormat:
     name = "tflite"
     runtime = "LiteRT"
 
-    def __init__(self, model: nn.Module) -> None:
-        """Args: model: of the workload's architecture."""
+    def __init__(self, model: nn.Module, calibration: Callable[[], Tensor]) -> None:
+        """Take what files are written from.
+
+        Args:
+            model: of the workload's architecture.
+            calibration: gives prepared training inputs, on the CPU.
+        """
         lock_in_this_process_only()  # LiteRT's package brings tqdm
-        self._model = model
+        self._model, self._calibration = model, calibration
         self._graphs: OrderedDict[object, bytes] = OrderedDict()
 
     def stored(self, artifact: Artifact) -> Artifact:
-        """See `FileFormat.stored`: with each batch-norm's statistics inside its weight and bias."""
+        """See `FileFormat.stored`: with each batch-norm's statistics inside its weight and bias.
+
+        With 8-bit activations biases are 32-bit integers.
+        """
         from evaluators.backends.pytorch.tflite_export import neutral_norms  # noqa: PLC0415
 
-        return neutral_norms(self._model, artifact)
+        neutral = neutral_norms(self._model, artifact)
+        if not (grids := _plain_grids(artifact)):
+            return neutral
+        from evaluators.artifacts.tflite.integer import with_integer_biases  # noqa: PLC0415
+
+        return with_integer_biases(neutral, grids)
 
     def write(self, artifact: Artifact, removal: Removal) -> Content:
         """See `FileFormat.write`; `artifact` is one that `stored` gave."""
+        from evaluators.artifacts.tflite.integer import build_integer  # noqa: PLC0415
         from evaluators.artifacts.tflite.store import build  # noqa: PLC0415 -- the extra `litert`
         from evaluators.backends.pytorch.tflite_export import (  # noqa: PLC0415
             export_template,
             neutral_statistics,
         )
 
-        if activation_grids(artifact):
-            raise CannotHold("", "tflite: activations stay floats, not 8 bits")
         small = sliced(artifact, removal.slices)
         key = tuple((tensor.name, tensor.shape) for tensor in small.tensors)
         if key not in self._graphs:
@@ -272,7 +289,11 @@ class TfliteFormat:
             for tensor in small.tensors
             if tensor.name not in implied and not tensor.name.endswith("num_batches_tracked")
         )
-        return {"": build(self._graphs[key], Artifact(tensors))}
+        held = Artifact(tensors)
+        if not (grids := _plain_grids(artifact)):
+            return {"": build(self._graphs[key], held)}
+        batches = (batch.numpy() for batch in self._calibration().split(_CALIBRATION_BATCH))
+        return {"": build_integer(self._graphs[key], held, grids, batches)}
 
     def read(self, content: Content) -> Restored:
         """See `FileFormat.read`."""
@@ -287,7 +308,8 @@ class TfliteFormat:
         for name in sorted(wanted ^ set(weights)):
             where = "file" if name in wanted else "network"
             raise InvalidRequest(f"the {where} has no tensor {name}")
-        return Restored(weights, frozenset(), file.ledger, _RuntimeNetwork(Session(data)))
+        rounded = frozenset(file.input_grids)
+        return Restored(weights, rounded, file.ledger, _RuntimeNetwork(Session(data)))
 
     def timed(self, restored: Restored, removal: Removal) -> Callable[[], object]:
         """See `FileFormat.timed`."""
@@ -318,5 +340,5 @@ def make_format(
         case "mlpackage":
             return MlPackageFormat(model, sample)
         case "tflite":
-            return TfliteFormat(model)
+            return TfliteFormat(model, calibration)
     raise InvalidRequest(f"--format {name} is not written from PyTorch networks")

@@ -52,10 +52,10 @@ class StudentLayer:
 
     @torch.no_grad()
     def effective(self) -> Tensor:
-        """What the network computes with and the file stores, (weight shape)."""
+        """What the network computes with and the file stores, (weight shape), in C order."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        return weight.detach()
+        return weight.detach().contiguous()
 
     @torch.no_grad()
     def effective_bias(self) -> Tensor:

@@ -96,6 +96,8 @@ def stored() -> dict[str, Tensor]:
         "sparse halves": FloatTensor(name, halves(some(0.95)), bits=16),
         "a scale": GridTensor(name, levels, one),
         "a scale a channel": GridTensor(name, levels, many),
+        "a scale of 4 bits": GridTensor(name, levels % 15 - 7, one),
+        "a scale of 4 bits a channel": GridTensor(name, levels % 15 - 7, many),
         "shared floats": CodebookTensor(name, indices, FloatCodebook(entries)),
         "shared levels": CodebookTensor(name, indices, GridCodebook(np.int32([-100, 3, 127]), one)),
         "nothing but zeros": GridTensor(name, 0 * levels, one),
@@ -104,6 +106,7 @@ def stored() -> dict[str, Tensor]:
 
 KINDS = (
     *("floats", "sparse floats", "halves", "sparse halves", "a scale", "a scale a channel"),
+    *("a scale of 4 bits", "a scale of 4 bits a channel"),
     *("shared floats", "shared levels", "nothing but zeros"),
 )
 
@@ -129,6 +132,7 @@ def test_every_way_is_smaller_than_the_floats() -> None:
     sizes = {kind: len(built(tensor)[0]) for kind, tensor in stored().items()}
     assert sizes["shared floats"] == sizes["floats"] == max(sizes.values())
     assert sizes["sparse floats"] < sizes["halves"] < sizes["floats"]
+    assert sizes["a scale of 4 bits"] < sizes["a scale"]
     assert sizes["a scale"] < sizes["a scale a channel"] < sizes["halves"]
 
 
@@ -186,3 +190,13 @@ def test_litert_says_no_to_what_is_no_file() -> None:
     garbage: Any = b"\x00" * 64
     with pytest.raises(InvalidRequest, match="LiteRT cannot load the file"):
         Session(garbage)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (5, 4), (7, 3, 3, 3), (4, 5, 5, 1)])
+def test_levels_of_4_bits_come_back_from_any_shape(shape: tuple[int, ...]) -> None:
+    from evaluators.artifacts.tflite.read import _halves
+    from evaluators.artifacts.tflite.store import _nibbles
+
+    levels = np.random.default_rng(5).integers(-7, 8, shape).astype(np.int8)
+    assert np.array_equal(_halves(_nibbles(levels), shape).reshape(shape), levels)
+    assert len(_nibbles(levels)) == (levels.size + 1) // 2

@@ -78,6 +78,9 @@ def test_tflite_stores_levels_floats_and_sparse_floats() -> None:
 
     overhead = 8 * 60 / LAYER.weight_count
     assert bits(LayerPolicy(bits=8), Stage.QUANTIZE) == pytest.approx(8, abs=2 * overhead)
+    assert bits(LayerPolicy(bits=4), Stage.QUANTIZE) == pytest.approx(4, abs=2 * overhead)
+    shared = LayerPolicy(clusters=12, bits=8)
+    assert bits(shared, Stage.CLUSTER, Stage.QUANTIZE) == pytest.approx(8, abs=2 * overhead)
     assert bits(LayerPolicy(clusters=16), Stage.CLUSTER) == pytest.approx(32 + overhead)
     row = LAYER.weight_shape[1]
     place = 8 if row <= 256 else 16
