@@ -35,7 +35,11 @@ BACKENDS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "keras": (keras_networks, ("tensorflow", "tf_keras", "tensorflow_model_optimization")),
 }
 PRUNE, CLUSTER, QUANTIZE, DISTILL = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE, Stage.DISTILL
-LAYERS = {"mlp": ("1", "3", "5"), "conv": ("0", "4")}
+LAYERS = {
+    "mlp": ("1", "3", "5"),
+    "conv": ("0", "4"),
+    "lstm": ("embed", "lstm.input", "lstm.recurrent", "fc"),
+}
 FIDELITY = 320
 
 
@@ -54,6 +58,8 @@ def room(
     made: dict[str, Bench] = {}
 
     def make(network: str) -> Bench:
+        if not hasattr(source, network):
+            pytest.skip(f"backend {request.param} has no tiny network {network}")
         if network not in made:
             folder = tmp_path_factory.mktemp(f"{request.param}-{network}")
             made[network] = Bench(source.name(network), folder)
@@ -77,15 +83,19 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("stage", Stage)
-def test_a_stage_establishes_what_is_asked(room: Callable[[str], Bench], stage: Stage) -> None:
-    bench = room("mlp")
-    policy = uniform("mlp", stage, **ALONE[stage])
+@pytest.mark.parametrize(
+    ("network", "stage"), [*(("mlp", stage) for stage in Stage), ("lstm", PRUNE), ("lstm", CLUSTER)]
+)
+def test_a_stage_establishes_what_is_asked(
+    room: Callable[[str], Bench], network: str, stage: Stage
+) -> None:
+    bench = room(network)
+    policy = uniform(network, stage, **ALONE[stage])
     measured = bench.measure(policy)
     (audit,) = measured.audit
     assert (audit.stage, audit.samples, audit.destroyed) == (stage, FIDELITY, ())
     assert math.isfinite(audit.metric)
-    for name in LAYERS["mlp"]:
+    for name in LAYERS[network]:
         found, whole = (
             audit.layers[name],
             math.prod(bench.worker.profile.layer_map[name].weight_shape),
@@ -104,6 +114,7 @@ def test_a_stage_establishes_what_is_asked(room: Callable[[str], Bench], stage: 
     [
         ("mlp", (PRUNE, DISTILL, CLUSTER, QUANTIZE)),
         ("conv", (PRUNE, CLUSTER, QUANTIZE, DISTILL)),
+        ("lstm", (PRUNE, DISTILL, CLUSTER, QUANTIZE)),
     ],
 )
 def test_later_stages_keep_what_earlier_ones_established(

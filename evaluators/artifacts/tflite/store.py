@@ -98,7 +98,7 @@ class _Found:
 
     @property
     def is_integer(self) -> bool:
-        return self.plain.type in (TensorType.INT8, TensorType.INT4)
+        return self.plain.type in {int(TensorType.INT8), int(TensorType.INT4)}
 
     @property
     def code(self) -> int | None:
@@ -183,7 +183,7 @@ def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
     DENSIFY then DEQUANTIZE gives garbage under its delegate (LiteRT 2.3.0), not without it.
     """
     if code in _NOT_XNNPACK:
-        return plain.type != TensorType.FLOAT16
+        return plain.type != int(TensorType.FLOAT16)
     return plain.scale is None
 
 
