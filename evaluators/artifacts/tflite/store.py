@@ -98,7 +98,7 @@ class _Found:
 
     @property
     def is_integer(self) -> bool:
-        return self.plain.type in (TensorType.INT8, TensorType.INT4)
+        return self.plain.type in {int(TensorType.INT8), int(TensorType.INT4)}
 
     @property
     def code(self) -> int | None:
@@ -175,12 +175,6 @@ def _place(model: Any, index: int, plain: _Plain, decoders: list[Any], can_be_sp
     stored.buffer = add_buffer(model, values)
 
 
-def _nibbles(levels: np.ndarray) -> np.ndarray:
-    """Two 4-bit numbers in a byte, the first in its low half."""
-    halves = np.append(levels.ravel().astype(np.uint8) & 15, np.zeros(levels.size % 2, np.uint8))
-    return np.asarray(halves[0::2] | halves[1::2] << 4, dtype=np.uint8)
-
-
 def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
     """Whether the runtime computes right with this behind DENSIFY.
 
@@ -189,7 +183,7 @@ def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
     DENSIFY then DEQUANTIZE gives garbage under its delegate (LiteRT 2.3.0), not without it.
     """
     if code in _NOT_XNNPACK:
-        return bool(plain.type != TensorType.FLOAT16)
+        return plain.type != int(TensorType.FLOAT16)
     return plain.scale is None
 
 
@@ -198,6 +192,12 @@ def _wide_if_sparse(halves: _Plain) -> _Plain:
     wide = halves.values.astype(np.float32)
     is_smaller = _sparse_bytes(wide) < halves.values.nbytes
     return _Plain(wide, TensorType.FLOAT32) if is_smaller else halves
+
+
+def _nibbles(levels: np.ndarray) -> np.ndarray:
+    """Two 4-bit numbers in a byte, the first in its low half."""
+    halves = np.append(levels.ravel().astype(np.uint8) & 15, np.zeros(levels.size % 2, np.uint8))
+    return np.asarray(halves[0::2] | halves[1::2] << 4, dtype=np.uint8)
 
 
 def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
