@@ -1,5 +1,6 @@
 """The `mlpackage` format without a network: codes in a program, read back to the last bit."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,3 +156,16 @@ def test_damaged_packages_give_one_clear_error(file: str, tmp_path: Path) -> Non
             read({**content, file: content[file][:cut]})
     with quiet(), pytest.raises(DamagedArtifact):
         read({name: data for name, data in content.items() if name != file})
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML predicts here")
+def test_a_package_is_timed_by_core_ml_or_refused_in_its_words() -> None:
+    """All of it but the prediction runs here: coremltools loads the package and asks for times."""
+    from evaluators.artifacts.mlpackage.runtime import benchmarked, load
+
+    content = package(grid(7, 1.0))
+    sample = np.zeros((1, COLUMNS), np.float32)
+    with pytest.raises(CannotHold, match=r"Core ML cannot load it: .*macOS"):
+        benchmarked(content, sample)
+    with pytest.raises(CannotHold, match="nothing on this machine runs Core ML"):
+        load(content, sample)
