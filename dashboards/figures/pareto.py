@@ -490,8 +490,12 @@ def _reference_points(info: ParetoInfo, positions: Sequence[str], theme: Theme) 
 
 
 def reference_label(name: str) -> str:
-    """`"classic prune>distill>cluster"` -> `"classic"`: the order is in the hover text."""
-    words = [word for word in name.split() if not re.fullmatch("[a-z]+(>[a-z]+)+", word)]
+    """`"classic prune>distill>cluster"` -> `"classic"`, `"uniform int8"` -> `"int8"`.
+
+    The order is in the hover text, and beside a telephone's plot there is no room for more.
+    """
+    words = name.removeprefix("uniform ").split()
+    words = [word for word in words if not re.fullmatch("[a-z]+(>[a-z]+)+", word)]
     return shorten(" ".join(words) or name, 26)
 
 

@@ -1,5 +1,7 @@
 """CIFAR-10 and the pretrained ResNet-20 (269,722 parameters, He et al. 2015, arXiv 1512.03385).
 
+VGG-16 and ResNet-18 are defined beside it (`cifar_networks`), without weights: a user trains them.
+
 Data and weights are read from the folder that `$SEARCH_DATA` names: `cifar10/` (lossless mosaics)
 and `pretrained-cifar10/resnet20.safetensors`. The network was trained on all
 50,000 training images, so a part of those would flatter it as validation: the first half of the
@@ -13,14 +15,26 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evaluators.workloads.base import Recipe, Split, Workload
+from evaluators.workloads.cifar_networks import NETWORKS
+from evaluators.workloads.cifar_networks import folded as without_norms
 from spaces import InvalidRequest
 
-__all__ = ["ResNet20", "resnet20_cifar10"]
+__all__ = [
+    "ResNet20",
+    "cifar_folder",
+    "images",
+    "normalised",
+    "resnet18_cifar10",
+    "resnet20_cifar10",
+    "trained_path",
+    "vgg16_cifar10",
+]
 
 SIDE, TILES = 32, 100
 #: What the pretrained weights expect (ImageNet's, by their authors' choice).
@@ -93,21 +107,35 @@ def folded(weights: dict[str, Tensor]) -> ResNet20:
     return network.eval()
 
 
-def data_folder() -> Path:
+PRETRAINED = "pretrained-cifar10/resnet20.safetensors"
+LABELS = "cifar10/labels.npz"
+
+
+def cifar_folder(workload: str, *needed: str) -> Path:
     """What `$SEARCH_DATA` names.
+
+    Args:
+        workload: for messages.
+        needed: files that it must hold besides CIFAR-10.
 
     Raises:
         InvalidRequest: it is not set, or has no CIFAR-10.
     """
     folder = os.environ.get("SEARCH_DATA", "")
-    needed = ("cifar10/labels.npz", "pretrained-cifar10/resnet20.safetensors")
-    missing = [name for name in needed if not (Path(folder) / name).is_file()]
+    files = (LABELS, *needed)
+    missing = [name for name in files if not (Path(folder) / name).is_file()]
     if not folder or missing:
+        what = "images and weights" if needed else "images"
         raise InvalidRequest(
-            "workload resnet20-cifar10 reads its images and weights from the folder that "
-            f"SEARCH_DATA names, here {folder!r}, which must hold {' and '.join(needed)}"
+            f"workload {workload} reads its {what} from the folder that "
+            f"SEARCH_DATA names, here {folder!r}, which must hold {' and '.join(files)}"
         )
     return Path(folder)
+
+
+def trained_path(network: str) -> Path:
+    """Where `train_cifar10` puts a network's weights, in the folder that `$SEARCH_DATA` names."""
+    return Path(os.environ.get("SEARCH_DATA", "")) / "trained-cifar10" / f"{network}.safetensors"
 
 
 def mosaic(path: Path) -> np.ndarray:
@@ -120,7 +148,7 @@ def mosaic(path: Path) -> np.ndarray:
         from PIL import Image  # noqa: PLC0415 -- of the extra `images`
     except ImportError:
         raise InvalidRequest(
-            "workload resnet20-cifar10 needs Pillow, not installed here: "
+            "CIFAR-10's images need Pillow, not installed here: "
             "pip install 'compression-search[images]'"
         ) from None
     with Image.open(path) as picture:
@@ -132,7 +160,7 @@ def mosaic(path: Path) -> np.ndarray:
 @lru_cache
 def images() -> tuple[Split, Split, Split]:
     """Training, validation and test split of uint8 images (n, 3, 32, 32)."""
-    folder = data_folder() / "cifar10"
+    folder = cifar_folder("on CIFAR-10") / "cifar10"
     with np.load(folder / "labels.npz", allow_pickle=False) as labels:
         train_y, test_y = (
             torch.from_numpy(labels[name].reshape(-1).astype(np.int64))
@@ -161,11 +189,55 @@ def resnet20_cifar10() -> Workload:
 
     An epoch takes minutes on a CPU, so the search's fidelity is a fraction of one.
     """
-    weights = load_file(data_folder() / "pretrained-cifar10" / "resnet20.safetensors")
+    folder = cifar_folder("resnet20-cifar10", PRETRAINED)
+    return _workload("resnet20-cifar10", folded(load_file(folder / PRETRAINED)))
+
+
+def vgg16_cifar10() -> Workload:
+    """VGG-16 on CIFAR-10, of the width that the user's weights have."""
+    return _workload("vgg16-cifar10", trained("vgg16"))
+
+
+def resnet18_cifar10() -> Workload:
+    """ResNet-18 on CIFAR-10, of the width that the user's weights have."""
+    return _workload("resnet18-cifar10", trained("resnet18"))
+
+
+def trained(network: str) -> nn.Module:
+    """A network with the weights that `train_cifar10` wrote.
+
+    Raises:
+        InvalidRequest: it wrote none, or the file is none of its.
+    """
+    workload, command = (
+        f"{network}-cifar10",
+        f"python -m evaluators.workloads.train_cifar10 {network}",
+    )
+    cifar_folder(workload)
+    path = trained_path(network)
+    if not path.is_file():
+        raise InvalidRequest(
+            f"workload {workload} has no weights yet, and none are shipped: `{command}` trains "
+            f"them (on a GPU; --width 0.25 for a smaller network) and writes {path}"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            width = float((file.metadata() or {})["width"])
+        model = without_norms(NETWORKS[network](width))
+        model.load_state_dict(load_file(path))
+    except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidRequest(
+            f"workload {workload}: {path} is not what `{command}` writes: {reason}"
+        ) from None
+    return model.eval()
+
+
+def _workload(name: str, model: nn.Module) -> Workload:
     train, validation, test = images()
     return Workload(
-        "resnet20-cifar10",
-        folded(weights),
+        name,
+        model,
         train=train,
         validation=validation,
         test=test,

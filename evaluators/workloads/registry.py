@@ -85,6 +85,14 @@ BUILT_IN: dict[str, BuiltIn] = {
         "evaluators.workloads.cifar10:resnet20_cifar10",
         "ResNet-20 on CIFAR-10, pretrained, 269,722 parameters; data from $SEARCH_DATA",
     ),
+    "vgg16-cifar10": BuiltIn(
+        "evaluators.workloads.cifar10:vgg16_cifar10",
+        "VGG-16 on CIFAR-10, of any width; data from $SEARCH_DATA, weights you train first",
+    ),
+    "resnet18-cifar10": BuiltIn(
+        "evaluators.workloads.cifar10:resnet18_cifar10",
+        "ResNet-18 on CIFAR-10, of any width; data from $SEARCH_DATA, weights you train first",
+    ),
     "battery": BuiltIn(
         "evaluators.workloads.battery:battery",
         "which cell is charging and when it is full: dense, two heads, 26,436 parameters; "

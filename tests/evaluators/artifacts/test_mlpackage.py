@@ -170,3 +170,16 @@ def test_coremltools_brings_no_tensorflow() -> None:
         "assert importlib.util.find_spec('tensorflow') is not None\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML predicts here")
+def test_a_package_is_timed_by_core_ml_or_refused_in_its_words() -> None:
+    """All of it but the prediction runs here: coremltools loads the package and asks for times."""
+    from evaluators.artifacts.mlpackage.runtime import benchmarked, load
+
+    content = package(grid(7, 1.0))
+    sample = np.zeros((1, COLUMNS), np.float32)
+    with pytest.raises(CannotHold, match=r"Core ML cannot load it: .*macOS"):
+        benchmarked(content, sample)
+    with pytest.raises(CannotHold, match="nothing on this machine runs Core ML"):
+        load(content, sample)
