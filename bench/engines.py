@@ -1,6 +1,7 @@
 """What each engine costs, and how many workers one driver can keep busy.
 
-`python -m bench.engines [noop overhead efficiency sweep]`; without a name all four:
+`python -m bench.engines [noop overhead efficiency sweep]`; without a name all four; `--engines ray
+tune` measures only these rows of noop, the others stay as they were measured:
 
     noop        1,000 trials that do nothing, with loop and record, through each engine
     overhead    milliseconds a trial of loop and record from 100 to 5,000 trials, and a plot
@@ -42,7 +43,7 @@ __all__ = ["main"]
 
 PARTS = ("noop", "overhead", "efficiency", "sweep")
 NOOP = ("in-process", "local", "ray", "ray-8", "tune")
-NOOP_TRIALS = {"tune": 200}
+NOOP_TRIALS = 1000
 OVERHEAD_AT = (100, 500, 1000, 2000, 5000)
 EFFICIENCY_TRIALS, EFFICIENCY_ROUNDS, EFFICIENCY_SAMPLES = 6, 4, 10_000
 SWEEP_WORKERS, SWEEP_TRIALS = 256, 1_500
@@ -223,29 +224,36 @@ def flushes_per_s(count: int = 100) -> float:
         return count / (time.perf_counter() - started)
 
 
-def noop_part(repeats: int) -> None:
-    rows = []
-    for name in NOOP:
-        trials = NOOP_TRIALS.get(name, 1000)
+def noop_part(repeats: int, names: Sequence[str]) -> None:
+    known = {_row_name(row): row for row in _rows_before()}
+    for name in names:
         runs = []
         for _ in range(1 if name == "tune" else repeats):
-            command = [sys.executable, "-m", "bench.engines", "--one", name, str(trials)]
+            command = [sys.executable, "-m", "bench.engines", "--one", name, str(NOOP_TRIALS)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(done.stderr)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
             print(runs[-1], flush=True)
         runs.sort(key=lambda run: run["trials_per_s"])
-        rows.append({**runs[len(runs) // 2], "best_per_s": runs[-1]["trials_per_s"]})
+        known[name] = {
+            **runs[len(runs) // 2],
+            "best_per_s": runs[-1]["trials_per_s"],
+            "runs": len(runs),
+            "load": round(os.getloadavg()[0], 1),
+        }
     write_results(
         "engines",
         "Trials that do nothing, with loop and record",
-        "make bench-engines",
-        rows,
+        f"make bench-engines PARTS='noop --engines {' '.join(names)}'",
+        [known[name] for name in NOOP if name in known],
         paragraphs(
             f"""
-            Median of {repeats} runs by trials_per_s (tune: 1 run), each in a fresh process; worker
-            processes were there before the clock started (tune starts its own).
+            Measured now: {", ".join(names)}; any other row is as an earlier run of the bench left
+            it. load: the machine's, 1-minute average, when the row was done.
+
+            Median of `runs` runs by trials_per_s, each in a fresh process; worker processes were
+            there before the clock started (tune starts its own).
 
             A trial's journal line is about 10 KB and is flushed to the disk; trials that finish
             together share a flush. This disk alone: {flushes_per_s():.0f} such flushes a second at
@@ -256,6 +264,17 @@ def noop_part(repeats: int) -> None:
             """
         ),
     )
+
+
+def _rows_before() -> list[dict[str, Any]]:
+    """What the last run of the bench measured."""
+    file = FOLDER / "engines.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
+    return [{**row, "runs": row.get("runs"), "load": row.get("load")} for row in rows]
+
+
+def _row_name(row: dict[str, Any]) -> str:
+    return "ray-8" if (row["engine"], row["workers"]) == ("ray", 8) else str(row["engine"])
 
 
 # Loop and record as a study grows -----------------------------------------------------------------
@@ -541,6 +560,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--engines", nargs="+", choices=NOOP, default=NOOP, help="rows of noop")
     parser.add_argument("--one", nargs=2, metavar=("ENGINE", "TRIALS"), help="print one run")
     parsed = parser.parse_args(arguments)
     if parsed.one:
@@ -548,7 +568,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for part in parsed.parts or PARTS:
         if part == "noop":
-            noop_part(parsed.repeats)
+            noop_part(parsed.repeats, parsed.engines)
         else:
             {"overhead": overhead_part, "efficiency": efficiency_part, "sweep": sweep_part}[part]()
 

@@ -375,13 +375,15 @@ def _pump(
     """Keep every worker busy until the source is dry and nothing runs."""
     futures: dict[Future[Measurement | Failure], Job] = {}
     attempts: dict[str, int] = {}
-    while True:
+
+    def fill() -> None:
         free = engine.workers - len(futures)
         if free > 0:
             for job in source(list(futures.values()), free):
                 futures[_submit(engine, job)] = job
-        if not futures:
-            return
+
+    fill()
+    while futures:
         done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
         # Several may have finished: the order of submission, not of a set, goes into the record.
         with record.together():
@@ -395,6 +397,9 @@ def _pump(
                     futures[_submit(engine, job)] = job
                     continue
                 finished(trial_of(job, outcome))
+            if not engine.is_this_process:
+                fill()  # in here, so that the workers go on while the disk takes what has finished
+        fill()
         progress = tracker.now()
         observer.waiting(progress, list(futures.values()))
         record.write_driver(_driver_payload(engine.workers, progress, list(futures.values())))

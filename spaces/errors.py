@@ -3,7 +3,7 @@
     SearchError
       InvalidRequest   fix the request       exit 2
       StudyBroken      stop, nothing is lost  exit 1
-        StorageLost    resume once the database answers again  exit 2
+        StorageLost    resume once the storage answers again  exit 2
       WorkerLost       recorded, go on
 
 An expected failure of one policy is not here: it is a `Failure`, a value that crosses processes.
@@ -25,7 +25,7 @@ class StudyBroken(SearchError):
 
 
 class StorageLost(StudyBroken):
-    """The record's database does not answer any more; what it said it has is there."""
+    """The record's database or its files' bucket does not answer any more; what it has is there."""
 
 
 class WorkerLost(SearchError):

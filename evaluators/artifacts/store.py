@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from evaluators.artifacts.files import MAX_BYTES, MAX_FILES, Content
-from spaces import InvalidRequest, StudyBroken
+from spaces import InvalidRequest, StorageLost, StudyBroken
 
 __all__ = ["FileStore", "check_url", "open_store"]
 
@@ -56,6 +56,7 @@ class FileStore:
         try:
             import boto3  # noqa: PLC0415 -- the extra `s3`
             from botocore.config import Config  # noqa: PLC0415
+            from botocore.exceptions import HTTPClientError  # noqa: PLC0415
             from optuna.artifacts import Boto3ArtifactStore  # noqa: PLC0415
         except ImportError as error:
             raise InvalidRequest(
@@ -69,6 +70,7 @@ class FileStore:
         def connect() -> Any:
             return boto3.client("s3", config=config)
 
+        self._no_answer: type[Exception] = HTTPClientError
         self._client = self._answer(connect, "be used")
         self._store = Boto3ArtifactStore(self._bucket, client=self._client)
 
@@ -136,6 +138,11 @@ class FileStore:
             return ask()
         except Exception as error:  # boto3's, botocore's and Optuna's share no base
             what = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, self._no_answer):
+                raise StorageLost(
+                    f"--artifacts {self.url}: cannot {doing}: {what}; what was recorded is intact, "
+                    "`search resume` goes on when it answers again"
+                ) from None
             raise StudyBroken(f"--artifacts {self.url}: cannot {doing}: {what}") from None
 
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 __all__ = ["Engine"]
 
@@ -19,9 +19,11 @@ class Engine(Executor):
 
     Attributes:
         workers: how many tasks run at the same time.
+        is_this_process: a task is done when `submit` returns.
     """
 
     workers: int
+    is_this_process: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, workers: int) -> None: ...

@@ -18,6 +18,8 @@ C = TypeVar("C")
 class InProcessEngine(Engine):
     """`submit` runs the task and returns a finished future; a debugger sees every frame."""
 
+    is_this_process = True
+
     def __init__(self, workers: int = 1) -> None:
         """Args: workers: must be 1; more would not run at the same time."""
         if workers != 1:

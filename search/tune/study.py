@@ -28,7 +28,14 @@ from search.session import worker_context
 from search.study import ATTEMPTS, TICK_S, Job, Observer, SearchPhase
 from search.tune.evaluation import Evaluation
 from search.tune.searcher import PolicySearcher
-from spaces import Failure, InvalidRequest, Measurement, SearchError, StudyBroken
+from spaces import (
+    Failure,
+    InvalidRequest,
+    Measurement,
+    SearchError,
+    StorageLost,
+    StudyBroken,
+)
 
 # Tune would answer Ctrl-C itself, and end as if all were well. Its newer output is not silent when
 # told to be.
@@ -40,6 +47,10 @@ from ray.tune.stopper import Stopper
 __all__ = ["TuneSearch", "load_callback"]
 
 REFUSED = "refused"
+#: What a trial may refuse a study with, by name; else it is broken.
+_REFUSALS: dict[str, type[SearchError]] = {
+    kind.__name__: kind for kind in (InvalidRequest, StorageLost, StudyBroken)
+}
 
 
 class _Trainable(tune.Trainable):
@@ -56,7 +67,7 @@ class _Trainable(tune.Trainable):
         try:
             row = self._evaluation(self.config)
         except SearchError as error:  # not this trial's failure: it ends the study
-            row = {REFUSED: [isinstance(error, InvalidRequest), str(error)]}
+            row = {REFUSED: [type(error).__name__, str(error)]}
         except Exception as error:  # so that what is left to Tune is only a death
             failure = Failure("", "evaluate", f"{type(error).__name__}: {error}")
             row = self._evaluation.report(failure)
@@ -133,8 +144,8 @@ class _StudySearcher(PolicySearcher):
         if result is None:
             return Failure("", "worker", f"its worker process died, {ATTEMPTS} times")
         if REFUSED in result:
-            is_request, text = result[REFUSED]
-            self.error = InvalidRequest(text) if is_request else StudyBroken(text)
+            name, text = result[REFUSED]
+            self.error = _REFUSALS.get(name, StudyBroken)(text)
         return super()._outcome(result)
 
     def __getstate__(self) -> dict[str, Any]:

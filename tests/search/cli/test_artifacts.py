@@ -10,6 +10,7 @@ from evaluators.artifacts.store import FileStore, open_store
 from search.kept import KeptFiles
 from search.location import StudyLocation
 from search.record import RecordReader
+from spaces import StorageLost
 from tests.s3 import s3_server
 from tests.search.cli.conftest import Search
 
@@ -66,5 +67,7 @@ def test_a_store_that_does_not_answer(
     answer = search("resume", "far", "--trials=3", "--engine=in-process")
     assert answer.code == 2
     assert "s3://bucket/far: cannot take" in answer.err
+    with pytest.raises(StorageLost, match="`search resume` goes on when it answers again"):
+        FileStore(f"{bucket}/far").get("any.packed")
     assert "Traceback" not in answer.err
     assert not Path("search-runs/net-m1-1").exists()

@@ -64,7 +64,7 @@ def test_a_killed_study_ends_with_the_asked_trials(
             [sys.executable, "-m", "search.cli", *run], cwd=tmp_path, stdout=log, stderr=log
         )
         with driver:
-            journal, deadline = location.journal_path, time.monotonic() + 100
+            journal, deadline = location.journal_path, time.monotonic() + 300
             while not journal.exists() or trials_in(journal.read_bytes()) < 2:
                 assert driver.poll() is None, (tmp_path / "log.txt").read_text()
                 assert time.monotonic() < deadline
@@ -121,7 +121,7 @@ def test_the_readme_s_tuner_goes_on_after_a_kill(
     with (tmp_path / "log.txt").open("w") as log:
         driver = subprocess.Popen(run, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         with driver:
-            deadline = time.monotonic() + 200
+            deadline = time.monotonic() + 300
             while len(list(artifacts.glob("*.packed"))) < 3:
                 assert driver.poll() is None, (tmp_path / "log.txt").read_text()
                 assert time.monotonic() < deadline
