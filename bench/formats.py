@@ -1,21 +1,28 @@
 """What each file format makes of the same policies: bytes, accuracy, latency.
 
-`python -m bench.formats`; ONLY=lenet5-mnist for one workload. Policies are uniform and applied
-without training, so that one row takes seconds; a search does better. resnet20-cifar10 needs
-$SEARCH_DATA.
+`python -m bench.formats`; ONLY=lenet5-mnist for one workload, TARGETS=rpi4,cortex-m7 for some
+targets: their rows then replace the earlier ones. Policies are uniform and applied without
+training, so that one row takes seconds; a search does better. resnet20-cifar10 needs $SEARCH_DATA.
 """
 
+import json
 import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.results import write_results
+from bench.results import FOLDER, write_results
 
 __all__ = ["main"]
 
-PLACES = (("host", "packed"), ("x86", "onnx"), ("m1", "mlpackage"))
+PLACES = (
+    ("host", "packed"),
+    ("x86", "onnx"),
+    ("m1", "mlpackage"),
+    ("rpi4", "tflite"),
+    ("cortex-m7", "tflite"),
+)
 WORKLOADS = ("lenet300-mnist", "lenet5-mnist", "resnet20-cifar10")
 
 
@@ -52,7 +59,7 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
     from evaluators.formats import format_capabilities
     from evaluators.messages import WorkerContext
     from evaluators.worker import Worker
-    from spaces import Failure, Identity
+    from spaces import Failure, Identity, Policy
 
     scan.SCAN = ()  # no sensitivity is needed here
     rows = []
@@ -62,8 +69,13 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
         profile = worker.make_profile().profile
         worker = worker.with_context(replace(context, profile=profile))
         sizes = size_model(profile, artifact_format)
-        can = format_capabilities(artifact_format).activation_bits
+        integer_only = worker.target.integer_only
+        capabilities = format_capabilities(artifact_format, integer_only=integer_only)
+        can = capabilities.activation_bits if not integer_only else {8, 32}
         for name, policy in policies(profile).items():
+            # Such a target has no kernel for integers with floats, and none for few bits.
+            if integer_only and policy.activation_bits == 32 and policy != Policy():
+                continue
             # Nothing runs the packed form's rounded activations, so their time would tell nothing.
             if policy.activation_bits not in can or (
                 policy.activation_bits == 8 and artifact_format == "packed"
@@ -95,20 +107,42 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
     return rows
 
 
+def _earlier() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """(workload, target) -> its rows in the table as it stands."""
+    path, rows = FOLDER / "formats.json", {}
+    if path.exists():
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            rows.setdefault((row["workload"], row["target"]), []).append(row)
+    return rows
+
+
 def main() -> None:
     only = os.environ.get("ONLY")
     names = [only] if only else list(WORKLOADS)
     if not os.environ.get("SEARCH_DATA") and "resnet20-cifar10" in names:
         names.remove("resnet20-cifar10")
-    rows = [row for name in names for place in PLACES for row in rows_of(name, *place)]
+    targets = os.environ.get("TARGETS", "").split(",") if os.environ.get("TARGETS") else None
+    places = [place for place in PLACES if targets is None or place[0] in targets]
+    if not places:
+        known = ", ".join(target for target, _ in PLACES)
+        raise SystemExit(f"TARGETS must be of {known}, but got {os.environ['TARGETS']!r}")
+    rows = _earlier() if only or targets else {}
+    for name in names:
+        for place in places:
+            rows[name, place[0]] = rows_of(name, *place)
+    order = [(name, target) for name in WORKLOADS for target, _ in PLACES]
     write_results(
         "formats",
         "File formats: the same uniform policies, applied without training",
         "python -m bench.formats",
-        rows,
+        [row for key in order for row in rows.get(key, ())],
         (
             "Measured: interleaved with the uncompressed network in the same runtime, one thread.",
             "`m1` is modelled: Core ML does not run on Linux, and nothing here was run on a Mac.",
+            (
+                "`rpi4` and `cortex-m7` are modelled too; their files ran in LiteRT on this "
+                "machine. Those of cortex-m7 are integers throughout, but for the uncompressed one."
+            ),
             "Accuracy of an mlpackage: of its read-back half-precision weights, in torch.",
             "By formula: the size model without any finished trial of the study.",
         ),
