@@ -382,15 +382,17 @@ class TestConstraints:
                 assert np.array_equal(start == 0, found == 0)
 
 
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The tiny LSTM in LiteRT files."""
+    folder = tmp_path_factory.mktemp("keras-lstm")
+    return Bench(keras_networks.name("lstm"), folder, "pixel", "tflite")
+
+
 @needs_keras
 @pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
 class TestLstmFiles:
     """A whole recurrent network through its policy into LiteRT."""
-
-    @pytest.fixture(scope="class")
-    def bench(self, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-        folder = tmp_path_factory.mktemp("keras-lstm")
-        return Bench(keras_networks.name("lstm"), folder, "pixel", "tflite")
 
     @staticmethod
     def policy(*order: Stage, granularity: str = "tensor", **changes: LayerPolicy) -> Policy:
