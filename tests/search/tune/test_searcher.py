@@ -167,3 +167,21 @@ def test_a_broken_record_ends_the_run_instead_of_one_trial() -> None:
     stored = pickle.dumps(ours)
     with pytest.raises(InvalidRequest, match="use `search resume --engine tune`"):
         pickle.loads(stored)
+
+
+def test_tuner_restore_refuses_a_study_and_says_what_to_do(tmp_path: Path) -> None:
+    """At once: what a searcher raises later, Tune logs, and begins anew without any trial."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        tune.report(EVALUATION(config))
+
+    for name, ours in (("study", PolicySearcher(BrokenSource(), EVALUATION)), ("own", searcher())):
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=ours, num_samples=2),
+            run_config=tune.RunConfig(name=name, storage_path=str(tmp_path)),
+        )
+    with pytest.raises(InvalidRequest, match="use `search resume --engine tune`"):
+        tune.Tuner.restore(str(tmp_path / "study"), trainable=trainable)
+    assert tune.Tuner.can_restore(str(tmp_path / "own"))
+    tune.Tuner.restore(str(tmp_path / "own"), trainable=trainable)
