@@ -140,7 +140,8 @@ class PostgresLock:
 
     def release(self) -> None:
         """Let the next driver in."""
-        event.remove(self._engine, "connect", self._check)
+        if event.contains(self._engine, "connect", self._check):
+            event.remove(self._engine, "connect", self._check)
         # Not close(): that would hand the session, lock and all, back to the pool.
         with contextlib.suppress(SQLAlchemyError):  # the server is gone, and the lock with it
             self._connection.invalidate()

@@ -134,7 +134,10 @@ class _StudySearcher(PolicySearcher):
         return bool(self._timed)
 
     def _answered(self, trial_id: str, job: Job, outcome: Measurement | Failure) -> None:
-        if self._engine is None or self.error is not None:
+        if self.error is not None:  # it refused the study: no outcome of this policy
+            del self._running[trial_id]
+            return
+        if self._engine is None:
             super()._answered(trial_id, job, outcome)
             return
         self._timed[trial_id] = (job, self._engine.latencies.of_file(outcome, job.policy))

@@ -3,15 +3,17 @@
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict
+from concurrent.futures import Future
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluators.messages import Profiled, WorkerContext
+from search.location import StudyLocation
 from search.session import Prepared, proposer_of, study_target
-from spaces import Failure, InvalidRequest, Policy, StudyBroken, Trial
+from spaces import Failure, InvalidRequest, Policy, StorageLost, StudyBroken, Trial
 from tests.clusters import HAS_TUNE
 from tests.simulator import Simulator
 
@@ -22,6 +24,7 @@ from ray import tune
 
 from search.tune.evaluation import OUTCOME, Evaluation, config_of, outcome_of
 from search.tune.searcher import PolicySearcher, _memory
+from search.tune.study import REFUSED, _StudySearcher
 
 SIM = Simulator(layer_count=3, proposer="greybox")
 EVALUATION = Evaluation(WorkerContext("simulated", "m1", "packed", "nowhere"), "accuracy")
@@ -167,3 +170,53 @@ def test_a_broken_record_ends_the_run_instead_of_one_trial() -> None:
     stored = pickle.dumps(ours)
     with pytest.raises(InvalidRequest, match="use `search resume --engine tune`"):
         pickle.loads(stored)
+
+
+def test_tuner_restore_refuses_a_study_and_says_what_to_do(tmp_path: Path) -> None:
+    """At once: what a searcher raises later, Tune logs, and begins anew without any trial."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        tune.report(EVALUATION(config))
+
+    for name, ours in (("study", PolicySearcher(BrokenSource(), EVALUATION)), ("own", searcher())):
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=ours, num_samples=2),
+            run_config=tune.RunConfig(name=name, storage_path=str(tmp_path)),
+        )
+    with pytest.raises(InvalidRequest, match="use `search resume --engine tune`"):
+        tune.Tuner.restore(str(tmp_path / "study"), trainable=trainable)
+    assert tune.Tuner.can_restore(str(tmp_path / "own"))
+    tune.Tuner.restore(str(tmp_path / "own"), trainable=trainable)
+
+
+class Timing:
+    """What a study's searcher asks of a `MeasuringEngine`; files come back when the test says."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.latencies = self
+        self.asked: list[Future[Any]] = []
+
+    def of_file(self, outcome: Any, policy: Policy) -> Future[Any]:
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+def test_a_trial_runs_until_its_file_is_timed() -> None:
+    source, timing = _memory(prepared()), Timing()
+    ours: Any = _StudySearcher(source, StudyLocation("runs", "s"), EVALUATION, timing)
+    assert ours.resume_command == "search resume s --storage runs --engine tune"
+    first, second = ours.suggest("t0"), ours.suggest("t1")
+    ours.on_trial_complete("t0", result_of(first))
+    assert len(ours.running) == 2, "Tune has done with it, the study not"
+    assert ours.suggest("t2") is None, "no more files than two are under way"
+    measured = replace(SIM.measure(Policy.from_dict(first["policy"])), seconds={"timed": 1.0})
+    timing.asked[0].set_result(measured)
+    assert isinstance(ours.suggest("t2"), dict)
+    assert [trial.outcome for trial in source.history] == [measured]
+    ours.on_trial_complete("t1", {REFUSED: ["StorageLost", "the bucket is gone"]})
+    assert isinstance(ours.error, StorageLost)
+    assert len(source.history) == 1, "a refused study is no outcome of the policy"
+    assert second["identity"]["policy_digest"] not in {job.policy.digest for job in ours.running}
