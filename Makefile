@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-battery bench-proposers bench-fidelity bench-four-bits bench-dashboard bench-formats bench kill-test ray-kill-test loader-test picture screenshots clean help
+.PHONY: run test lint format typecheck bench-overhead bench-memory bench-engines bench-coder bench-calibration bench-frontier bench-speed bench-battery bench-emotion bench-proposers bench-fidelity bench-dashboard bench-formats bench-four-bits bench-pcqat bench kill-test ray-kill-test loader-test picture screenshots clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -59,8 +59,17 @@ bench-coder: $(STAMP) ## bytes, speed and memory of the packed coder
 bench-frontier: $(STAMP) ## smallest files found by search on MNIST; ONLY=lenet300 runs a part, all resume
 	$(BIN)/python -m bench.frontier
 
+bench-speed: $(STAMP) ## files found for x86, timed beside fp32 in ONNX Runtime; ONLY, SEARCH_DATA
+	$(BIN)/python -m bench.speed
+
+bench-pcqat: $(STAMP) ## TFMOT's fixed recipe on its tutorial's network beside the search; resumes
+	$(BIN)/python -m bench.pcqat
+
 bench-battery: $(STAMP) ## the two-headed network of charging cells, compressed; SEARCH_DATA, resumes
 	$(BIN)/python -m bench.battery
+
+bench-emotion: $(STAMP) ## the emotion LSTM compressed, beside a published thesis; SEARCH_DATA, resumes
+	$(BIN)/python -m bench.emotion
 
 bench-fidelity: $(STAMP) ## rank correlations of short and full fine-tuning; ONLY runs one network
 	$(BIN)/python -m bench.fidelity

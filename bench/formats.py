@@ -1,29 +1,58 @@
 """What each file format makes of the same policies: bytes, accuracy, latency.
 
-`python -m bench.formats`; ONLY=lenet5-mnist for one workload, TARGETS=rpi4,cortex-m7 for some
-targets: their rows then replace the earlier ones. Policies are uniform and applied without
-training, so that one row takes seconds; a search does better. resnet20-cifar10 needs $SEARCH_DATA.
+`python -m bench.formats`; ONLY=lenet5-mnist for one workload. Policies are uniform and applied
+without training, so that one row takes seconds; a search does better. resnet20-cifar10 needs
+$SEARCH_DATA.
 """
 
+import importlib
 import json
+import multiprocessing
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.results import FOLDER, write_results
+from bench.results import write_results
+from evaluators.cost.targets import load_target
+from evaluators.formats import FORMATS
+from evaluators.workloads.registry import backend_of
 
 __all__ = ["main"]
 
+RESULTS = Path(__file__).parent / "results" / "formats.json"
 PLACES = (
     ("host", "packed"),
     ("x86", "onnx"),
     ("m1", "mlpackage"),
-    ("rpi4", "tflite"),
+    ("host", "tflite"),
+    ("pixel", "tflite"),
     ("cortex-m7", "tflite"),
 )
-WORKLOADS = ("lenet300-mnist", "lenet5-mnist", "resnet20-cifar10")
+WORKLOADS = (
+    "lenet300-mnist",
+    "lenet5-mnist",
+    "cnn-mnist",
+    "lenet300-mnist-keras",
+    "cnn-mnist-keras",
+    "battery",
+    "resnet20-cifar10",
+)
+#: Their data is read from $SEARCH_DATA.
+FROM_SEARCH_DATA = ("battery", "resnet20-cifar10")
+
+
+_FIGURES = (
+    "bytes",
+    "by formula",
+    "packed bytes",
+    "accuracy %",
+    "read again %",
+    "latency ms",
+    "times faster",
+)
 
 
 def policies(profile: Any) -> dict[str, Any]:
@@ -54,13 +83,14 @@ def policies(profile: Any) -> dict[str, Any]:
 
 
 def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
-    from evaluators.backends.pytorch import profile as scan
     from evaluators.cost import size_model
     from evaluators.formats import format_capabilities
     from evaluators.messages import WorkerContext
     from evaluators.worker import Worker
-    from spaces import Failure, Identity, Policy
+    from spaces import Failure, Identity
 
+    package = {"torch": "pytorch", "keras": "keras"}[backend_of(workload)]
+    scan: Any = importlib.import_module(f"evaluators.backends.{package}.profile")
     scan.SCAN = ()  # no sensitivity is needed here
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -69,13 +99,13 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
         profile = worker.make_profile().profile
         worker = worker.with_context(replace(context, profile=profile))
         sizes = size_model(profile, artifact_format)
-        integer_only = worker.target.integer_only
-        capabilities = format_capabilities(artifact_format, integer_only=integer_only)
-        can = capabilities.activation_bits if not integer_only else {8, 32}
+        # Where integers are all that runs, the rows say what is refused.
+        can = format_capabilities(artifact_format).activation_bits
+        if worker.target.integer_only:
+            can |= {8}
         for name, policy in policies(profile).items():
-            # Such a target has no kernel for integers with floats, and none for few bits.
-            if integer_only and policy.activation_bits == 32 and policy != Policy():
-                continue
+            if policy.order and not policy.layers:
+                continue  # no layer of this network can do it
             # Nothing runs the packed form's rounded activations, so their time would tell nothing.
             if policy.activation_bits not in can or (
                 policy.activation_bits == 8 and artifact_format == "packed"
@@ -86,7 +116,7 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
             row: dict[str, Any] = {"workload": workload, "target": target}
             row |= {"format": artifact_format, "policy": name}
             if isinstance(found, Failure):
-                rows.append({**row, "bytes": None, "failure": str(found)})
+                rows.append({**row, **dict.fromkeys(_FIGURES), "source": f"refused: {found}"})
                 continue
             again = worker.verify(Path(folder) / f"{found.sha256}.{artifact_format}")
             latency = found.latency
@@ -96,8 +126,8 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
                     "bytes": found.size_bytes,
                     "by formula": round(sizes.predict_bytes(policy)),
                     "packed bytes": found.download_bytes,
-                    "accuracy %": round(100 * found.metric, 2),
-                    "read again %": round(100 * again.metric, 2),
+                    "accuracy %": f"{100 * found.metric:.2f}",
+                    "read again %": f"{100 * again.metric:.2f}",
                     "latency ms": latency.median_ms,
                     "times faster": profile.baseline_latency_ms / latency.median_ms,
                     "source": f"{latency.source}: {latency.device}",
@@ -107,44 +137,44 @@ def rows_of(workload: str, target: str, artifact_format: str) -> list[dict[str, 
     return rows
 
 
-def _earlier() -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """(workload, target) -> its rows in the table as it stands."""
-    path, rows = FOLDER / "formats.json", {}
-    if path.exists():
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-            rows.setdefault((row["workload"], row["target"]), []).append(row)
-    return rows
+def rows_apart(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
+    """`rows_of` in a process of its own: torch and TensorFlow do not share one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(rows_of, workload, target, artifact_format).result()
 
 
 def main() -> None:
-    only = os.environ.get("ONLY")
-    names = [only] if only else list(WORKLOADS)
-    if not os.environ.get("SEARCH_DATA") and "resnet20-cifar10" in names:
-        names.remove("resnet20-cifar10")
-    targets = os.environ.get("TARGETS", "").split(",") if os.environ.get("TARGETS") else None
-    places = [place for place in PLACES if targets is None or place[0] in targets]
-    if not places:
-        known = ", ".join(target for target, _ in PLACES)
-        raise SystemExit(f"TARGETS must be of {known}, but got {os.environ['TARGETS']!r}")
-    rows = _earlier() if only or targets else {}
-    for name in names:
-        for place in places:
-            rows[name, place[0]] = rows_of(name, *place)
-    order = [(name, target) for name in WORKLOADS for target, _ in PLACES]
+    only = os.environ.get("ONLY", "")
+    if only and only not in WORKLOADS:
+        raise SystemExit(
+            f"bench.formats: ONLY must be one of {', '.join(WORKLOADS)}, but got {only!r}"
+        )
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {name: [row for row in before if row["workload"] == name] for name in WORKLOADS}
+    for name in [only] if only else WORKLOADS:
+        if name in FROM_SEARCH_DATA and not os.environ.get("SEARCH_DATA"):
+            print(f"{name} is left as it was: SEARCH_DATA is not set")
+            continue
+        backend = backend_of(name)
+        rows[name] = [
+            row
+            for target, artifact_format in PLACES
+            if backend in FORMATS[artifact_format].backends
+            and not (load_target(target).integer_only and backend == "keras")  # no activations
+            for row in rows_apart(name, target, artifact_format)
+        ]
+    missing = [name for name in WORKLOADS if not rows[name]]
     write_results(
         "formats",
         "File formats: the same uniform policies, applied without training",
-        "python -m bench.formats",
-        [row for key in order for row in rows.get(key, ())],
+        "make bench-formats",
+        [row for name in WORKLOADS for row in rows[name]],
         (
             "Measured: interleaved with the uncompressed network in the same runtime, one thread.",
             "`m1` is modelled: Core ML does not run on Linux, and nothing here was run on a Mac.",
-            (
-                "`rpi4` and `cortex-m7` are modelled too; their files ran in LiteRT on this "
-                "machine. Those of cortex-m7 are integers throughout, but for the uncompressed one."
-            ),
             "Accuracy of an mlpackage: of its read-back half-precision weights, in torch.",
             "By formula: the size model without any finished trial of the study.",
+            f"Not run: {', '.join(missing) or 'nothing'}.",
         ),
     )
 

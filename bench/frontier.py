@@ -53,11 +53,11 @@ PARTS = {
         "Deep Compression 27 KB at 1.58 % (CSR, Huffman); by hand: 5,008 B at 1.55 %",
     ),
     "lenet5": Part(
-        "lenet5-mnist", 9.5, 0.74, 431_080, 36, 2, 12, 5,
+        "lenet5-mnist", 9.5, 0.74, 431_080, 40, 3, 20, 6,
         "Deep Compression 44 KB at 0.74 % (fixed-bit CSR + Huffman); by hand: 8,899 B at 0.66 %",
     ),
     "cnn": Part(
-        "cnn-mnist", 1.9, 2.1, 20_410, 48, 3, 16, 8,
+        "cnn-mnist", 1.9, 2.1, 20_410, 48, 8, 40, 8,
         "TFMOT PCQAT 8,076 B at 2.04 % (gzip of .tflite); by hand: 1,704 B at 1.86 %",
     ),
 }  # fmt: skip

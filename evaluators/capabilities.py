@@ -1,5 +1,7 @@
 """What each backend can do. Importable without its framework: the driver builds the space."""
 
+from dataclasses import replace
+
 from spaces import Capabilities, InvalidRequest, LayerCapabilities
 from spaces.policy import ALL_ORDERS, CRITERIA, PATTERNS, Stage
 from spaces.search_space import BITS, CLUSTERS
@@ -12,6 +14,8 @@ _TORCH_LAYER = LayerCapabilities(
     patterns=frozenset(PATTERNS),
     bias_bits=frozenset(BITS),
 )
+#: Rows of an embedding are words and rows of a gate are read by every step: single weights go.
+_TORCH_ELEMENTS = replace(_TORCH_LAYER, patterns=frozenset({"element"}))
 #: TFMOT prunes single weights, and its nearest-centroid search costs weights x clusters of memory;
 #: TFLite has kernels for 8, 16 and 32 bits.
 _KERAS_LAYER = LayerCapabilities(
@@ -20,6 +24,9 @@ _KERAS_LAYER = LayerCapabilities(
     patterns=frozenset({"element"}),
     bias_bits=frozenset({16, 32}),
 )
+#: Embeddings and LSTMs have a wrapper of our own, which counts no distances; one scale a weight
+#: whatever the granularity (`spaces.profile.ONE_SCALE_KINDS`).
+_KERAS_OWN_LAYER = replace(_KERAS_LAYER, clusters=frozenset(CLUSTERS))
 _CHAIN = (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
 #: TFMOT preserves along prune, cluster, quantize and never back; distillation goes anywhere.
 _KERAS_ORDERS = frozenset(
@@ -30,14 +37,20 @@ _KERAS_ORDERS = frozenset(
 _BACKENDS = {
     "keras": Capabilities(
         name="keras",
-        layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _KERAS_LAYER),
+        layers={
+            **dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _KERAS_LAYER),
+            **dict.fromkeys(("Embedding", "LSTM"), _KERAS_OWN_LAYER),
+        },
         orders=_KERAS_ORDERS,
         distillation_kinds=frozenset({"none", "logits"}),
         schemes=frozenset({"symmetric"}),
     ),
     "torch": Capabilities(
         name="torch",
-        layers=dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
+        layers={
+            **dict.fromkeys(("Linear", "Conv1d", "Conv2d"), _TORCH_LAYER),
+            **dict.fromkeys(("Embedding", "LSTM", "GRU"), _TORCH_ELEMENTS),
+        },
         activation_bits=frozenset({32, 8}),
         criteria=frozenset(CRITERIA),
     ),

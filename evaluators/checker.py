@@ -40,7 +40,7 @@ def unrounded_activations(
 
     Args:
         policy: what was asked.
-        layers: the compressible layers.
+        layers: the compressible layers that read activations.
         rounded: the layers the file holds an activation grid for.
     """
     if policy.activation_bits == 32:

@@ -1,6 +1,6 @@
 """The file formats by name: what each one needs and can store. Imports no library of theirs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from evaluators.capabilities import backend_capabilities
@@ -19,6 +19,9 @@ __all__ = [
 
 #: Kinds of layers whose weights files store compressed.
 _KINDS = ("Linear", "Conv1d", "Conv2d")
+#: Kinds that some formats store compressed too: `packed` whatever has weights; LiteRT's fused LSTM
+#: has 8-bit kernels, its GRU is a loop of operators that is not written.
+_MORE_KINDS = {"packed": ("Embedding", "LSTM", "GRU"), "tflite": ("Embedding", "LSTM")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def format_capabilities(name: str, *, integer_only: bool = False) -> Capabilitie
     )
     return Capabilities(
         name=name,
-        layers=dict.fromkeys(_KINDS, layer),
+        layers=dict.fromkeys((*_KINDS, *_MORE_KINDS.get(name, ())), layer),
         activation_bits=frozenset({32}) if name == "mlpackage" else frozenset({8, 32}),
         schemes=kind.schemes,
         granularities=frozenset(GRANULARITIES),
@@ -183,9 +186,11 @@ def _tflite_capabilities() -> Capabilities:
         patterns=frozenset(PATTERNS),
         bias_bits=frozenset({32}),
     )
+    # Neither GATHER nor the fused LSTM reads int4.
+    wide = replace(layer, bits=layer.bits - {4})
     return Capabilities(
         name="tflite",
-        layers=dict.fromkeys(_KINDS, layer),
+        layers=dict.fromkeys(_KINDS, layer) | dict.fromkeys(_MORE_KINDS["tflite"], wide),
         schemes=FORMATS["tflite"].schemes,
         granularities=frozenset(GRANULARITIES),
         criteria=frozenset(CRITERIA),

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import platform
+import threading
 from pathlib import Path
 from typing import IO, Protocol
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["DriverLock", "FileLock", "Held", "NoLock", "PostgresLock"]
+__all__ = ["DriverLock", "FileLock", "Held", "LockLost", "NoLock", "PostgresLock"]
 
 
 class DriverLock(Protocol):
@@ -25,6 +26,10 @@ class DriverLock(Protocol):
 
 class Held(Exception):
     """Someone else holds the lock; the text names them."""
+
+
+class LockLost(SQLAlchemyError):
+    """The session that held the lock ended, and with it the right to write."""
 
 
 def _holder_text(pid: object, host: object) -> str:
@@ -93,6 +98,11 @@ def _parse_holder(content: str) -> str:
 class PostgresLock:
     """A session-level advisory lock: it ends with the connection, so with the driver.
 
+    It ends with the server too, and Optuna tries a write that failed again: on a server that came
+    back meanwhile that could write a trial twice (the first write may have been done and only its
+    answer lost), beside another driver. So once the lock's session has ended the engine opens no
+    further connection.
+
     Raises:
         Held: another session has it.
     """
@@ -108,9 +118,29 @@ class PostgresLock:
         if not self._connection.execute(query, {"key": key}).scalar():
             self._connection.close()
             raise Held("another session of this database")
+        self._engine, self._guard = engine, threading.Lock()
+        event.listen(engine, "connect", self._check)
+
+    def _check(self, *_: object) -> None:
+        """Called with each new connection of the engine.
+
+        Raises:
+            LockLost: the lock's own is gone.
+        """
+        with self._guard:
+            try:
+                # A connection that was found broken would be made anew: without the lock.
+                is_held = not self._connection.invalidated
+                if is_held:
+                    self._connection.execute(text("SELECT 1"))
+            except SQLAlchemyError:
+                is_held = False
+        if not is_held:
+            raise LockLost("the session that locks the study has ended")
 
     def release(self) -> None:
         """Let the next driver in."""
+        event.remove(self._engine, "connect", self._check)
         # Not close(): that would hand the session, lock and all, back to the pool.
         with contextlib.suppress(SQLAlchemyError):  # the server is gone, and the lock with it
             self._connection.invalidate()

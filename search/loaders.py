@@ -49,6 +49,7 @@ interpreter.allocate_tensors()
 (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
 # Where the types are int8, a value is (integer - zero point) * scale: these two are in
 # given["quantization"] and found["quantization"].
+interpreter.reset_all_variables()  # a recurrent layer's state would outlive the sample
 interpreter.set_tensor(given["index"], np.zeros(given["shape"], given["dtype"]))
 interpreter.invoke()
 outputs = interpreter.get_tensor(found["index"])
@@ -69,6 +70,7 @@ weights = dense(decode(Path(__file__).with_name({name!r}).read_bytes()))
 for tensor, values in weights.items():
     print(tensor, list(values.shape))
 # In torch: model.load_state_dict({{name: torch.from_numpy(v) for name, v in weights.items()}})
+# With LSTMs or GRUs before that: model = evaluators.backends.pytorch.recurrent.parted(model)
 '''
 
 _TEMPLATES = {"onnx": _ONNX, "mlpackage": _MLPACKAGE, "packed": _PACKED, "tflite": _TFLITE}

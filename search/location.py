@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from search._storage import (
 from search.spec import FULL_SUFFIX
 from spaces import InvalidRequest
 
-__all__ = ["DEFAULT_STORAGE", "StudyLocation"]
+__all__ = ["DEFAULT_STORAGE", "StudyLocation", "storage_flag"]
 
 DEFAULT_STORAGE = "search-runs"
 #: Safe as a folder, in a URL and in front of `@full`.
@@ -133,3 +134,12 @@ def _is_database(storage: str) -> bool:
 
 def _root(storage: str) -> Path:
     return Path(storage).expanduser()
+
+
+def storage_flag(storage: str) -> str:
+    """What a command needs to find a study again: `" --storage runs"`, "" for the default.
+
+    Args:
+        storage: `StudyLocation.place`, because commands are shown: a password is left to the user.
+    """
+    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"

@@ -1,9 +1,8 @@
 """How a study and its trials are named in commands, in URLs and in messages, and found again."""
 
 import re
-import shlex
 
-from search.location import DEFAULT_STORAGE
+from search.location import storage_flag
 from search.record import RecordReader
 from spaces import InvalidRequest, Trial
 
@@ -38,12 +37,3 @@ def find_trial(record: RecordReader, text: str, what: str = "trial") -> Trial:
         last = f"0 to {len(trials) - 1}" if trials else "none yet"
         raise InvalidRequest(f"{what} {text}: {record.spec.name} has {kind} {last}")
     return trials[number]
-
-
-def storage_flag(storage: str) -> str:
-    """What a command needs to find a study again: `" --storage runs"`, "" for the default.
-
-    Args:
-        storage: `StudyLocation.place`, because commands are shown: a password is left to the user.
-    """
-    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"

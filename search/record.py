@@ -29,9 +29,10 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from search._journal import GuardedJournal, clear_stale_lock, trim_torn_tail
-from search._lock import DriverLock, FileLock, Held, NoLock, PostgresLock
+from search._lock import DriverLock, FileLock, Held, LockLost, NoLock, PostgresLock
 from search._optuna_space import FAILED_VIOLATION, distributions, params_of
 from search._storage import (
     FORMAT_ATTRIBUTE,
@@ -42,7 +43,7 @@ from search._storage import (
     read_journal,
     sqlite_path,
 )
-from search.location import StudyLocation
+from search.location import StudyLocation, storage_flag
 from search.spec import StudySpec
 from spaces import (
     InvalidRequest,
@@ -50,6 +51,7 @@ from spaces import (
     Knob,
     ModelProfile,
     SearchSpace,
+    StorageLost,
     StudyBroken,
     Trial,
     format_order,
@@ -686,6 +688,7 @@ def _reading(location: StudyLocation) -> Iterator[None]:
     try:
         yield
     except (OSError, StorageInternalError) as error:
+        _raise_lost(location, "read it", error)
         raise StudyBroken(f"study {location}: cannot be read: {_cause(error)}") from error
     except ValueError as error:  # json.JSONDecodeError, as Optuna lets it through
         raise StudyBroken(f"study {location}: its record is damaged: {error}") from error
@@ -697,9 +700,23 @@ def _writing(location: StudyLocation, doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, StorageInternalError) as error:
+        _raise_lost(location, doing, error)
         raise StudyBroken(
             f"study {location}: cannot {doing}: {_cause(error)}; what was recorded before is "
             "intact, so repair the cause and resume"
+        ) from error
+
+
+def _raise_lost(location: StudyLocation, doing: str, error: Exception) -> None:
+    """StorageLost, if that is what happened: a database's server that does not answer any more."""
+    cause = error.__cause__
+    is_cut_off = isinstance(cause, DBAPIError) and cause.connection_invalidated
+    is_lost = is_cut_off or isinstance(cause, OperationalError | LockLost)
+    if is_lost and location.is_database and sqlite_path(location.storage) is None:
+        raise StorageLost(
+            f"--storage {location.place}: the database is gone, cannot {doing}: {_cause(error)}; "
+            "what was recorded before is intact; when it answers again, go on with: "
+            f"search resume {location.study}{storage_flag(location.place)}"
         ) from error
 
 

@@ -211,6 +211,9 @@ def capabilities_of(
     if not profile.gives_logits:
         both = replace(both, distillation_kinds=both.distillation_kinds - {"logits"})
         removed += ("the network's outputs are not class scores: no logits to soften",)
+    if 8 in both.activation_bits and (states := kinds & {"LSTM", "GRU"}):
+        both = replace(both, activation_bits=both.activation_bits - {8})
+        removed += (f"the state of {', '.join(sorted(states))} layers stays in floats",)
     rounds_in_python = target.is_this_machine and target.artifact_format == "packed"
     if rounds_in_python and 8 in both.activation_bits:
         # Rounding activations here is our own emulation in Python; timing it would tell nothing.

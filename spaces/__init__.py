@@ -2,7 +2,7 @@
 
 from spaces.budget import BYTES_PER_KB, Budget
 from spaces.capabilities import Capabilities, LayerCapabilities
-from spaces.errors import InvalidRequest, SearchError, StudyBroken, WorkerLost
+from spaces.errors import InvalidRequest, SearchError, StorageLost, StudyBroken, WorkerLost
 from spaces.front import Certificate, Front, Judge, Step, hypervolume, nondominated
 from spaces.metric import ACCURACY, Metric, Reading
 from spaces.policy import (
@@ -60,6 +60,7 @@ __all__ = [
     "Stage",
     "StageAudit",
     "Step",
+    "StorageLost",
     "StudyBroken",
     "Target",
     "Trial",

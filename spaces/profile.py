@@ -7,7 +7,11 @@ from typing import Any
 
 from spaces.metric import Reading
 
-__all__ = ["LayerProfile", "ModelProfile", "Sensitivity"]
+__all__ = ["ONE_SCALE_KINDS", "LayerProfile", "ModelProfile", "Sensitivity"]
+
+#: Kinds whose weight has one scale, whatever a policy's granularity: a row of an embedding would
+#: pay 32 bits for a handful of weights, and recurrent kernels take one scale a matrix.
+ONE_SCALE_KINDS = frozenset({"Embedding", "LSTM", "GRU"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,11 @@ class LayerProfile:
     """One compressible layer.
 
     Attributes:
-        name: the module's path, e.g. "features.0".
-        kind: "Linear", "Conv1d" or "Conv2d".
-        weight_shape: output channels first, e.g. (300, 784).
+        name: the module's path, e.g. "features.0". A recurrent layer is two of these, "NAME.input"
+            (what multiplies its input, with the bias) and "NAME.recurrent" (its own last output).
+        kind: "Linear", "Conv1d", "Conv2d", "Embedding", "LSTM" or "GRU".
+        weight_shape: output channels first, e.g. (300, 784); the gates' rows one after the other;
+            of an embedding (words, values a word).
         bias_size: entries of the bias, 0 without one.
         macs: multiply-accumulates of one inference.
         input_elements, output_elements: activations read and written by one inference.
@@ -55,6 +61,18 @@ class LayerProfile:
     can_prune_channels: bool
     sensitivity: tuple[Sensitivity, ...] = ()
     input_group: str = ""
+
+    @property
+    def has_one_scale(self) -> bool:
+        """Whether its weight has one scale even where the policy asks for one a channel."""
+        return self.kind in ONE_SCALE_KINDS
+
+    @property
+    def weights_read(self) -> int:
+        """Weights that one inference reads: of an embedding only the rows it looks up."""
+        if self.kind == "Embedding":
+            return min(self.weight_count, self.output_elements)
+        return self.weight_count
 
     @property
     def weight_count(self) -> int:

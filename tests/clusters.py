@@ -1,9 +1,15 @@
 """One Ray cluster for a whole test session: a start takes seconds, an engine then milliseconds."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from search.engines import Engine
@@ -11,7 +17,10 @@ from search.engines import Engine
 __all__ = [
     "HAS_RAY",
     "HAS_TUNE",
+    "join_command",
+    "joined",
     "ray_engine",
+    "raylet_of",
     "ready_ray_engine",
     "session_address",
     "session_cluster",
@@ -73,3 +82,36 @@ def ready_ray_engine(workers: int) -> Engine:
     while len(engine.pids) < workers and time.monotonic() < deadline:
         time.sleep(0.01)
     return engine
+
+
+def join_command(target: str, cpus: int) -> list[str]:
+    """`search worker`, the real command, for the session's cluster."""
+    join = [sys.executable, "-m", "search.cli", "worker", f"--target={target}", f"--cpus={cpus}"]
+    return [*join, f"--ray-address={session_address()}"]
+
+
+@contextlib.contextmanager
+def joined(command: Sequence[str], target: str) -> Iterator[None]:
+    """A node on loopback that is a target, from when it has joined to the end of the block.
+
+    Args:
+        command: `join_command`, or something around it.
+        target: what it says it is.
+    """
+    node = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert node.stderr is not None
+    with node:
+        assert f"this machine is target:{target} in" in node.stderr.readline()
+        yield
+        node.send_signal(signal.SIGTERM)
+
+
+def raylet_of(resource: str) -> int:
+    """The process of the node that offers a resource: it stands on its command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"raylet") and any(resource.encode() in w for w in words):
+                    return int(entry.name)
+    raise AssertionError(f"no raylet with {resource}")

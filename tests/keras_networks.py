@@ -87,6 +87,43 @@ def conv() -> KerasWorkload:
     )
 
 
+WORDS, STEPS = 40, 12
+
+
+@lru_cache
+def texts() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(n, 12) ids of words, some of which are likelier in texts of one of four classes."""
+    rng = np.random.default_rng(1)
+    count = TRAIN + VALIDATION + TEST
+    targets = rng.integers(CLASSES, size=count)
+    hints = 1 + 3 * targets[:, None] + rng.integers(3, size=(count, STEPS))
+    others = rng.integers(1 + 3 * CLASSES, WORDS, size=(count, STEPS))
+    inputs = np.where(rng.random((count, STEPS)) < 0.3, hints, others).astype(np.int32)
+    cuts = [TRAIN, TRAIN + VALIDATION]
+    return list(zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True))
+
+
+@lru_cache
+def lstm() -> KerasWorkload:
+    """Embedding, LSTM, dense softmax."""
+    import tf_keras as keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            layers.InputLayer((STEPS,), dtype="int32"),
+            layers.Embedding(WORDS, 8, name="embed"),
+            layers.LSTM(12, name="lstm"),
+            layers.Dense(CLASSES, activation="softmax", name="fc"),
+        ]
+    )
+    model.compile(keras.optimizers.legacy.Adam(1e-2), "sparse_categorical_crossentropy")
+    train, validation, test = texts()
+    model.fit(*train, batch_size=40, epochs=20, verbose=0, shuffle=False)
+    return workload(model, train=train, validation=validation, test=test)
+
+
 def diverging() -> KerasWorkload:
     """Its loss is not a number."""
     return workload(conv().model, loss=lambda outputs, targets: outputs[0, 0] * float("nan"))

@@ -41,10 +41,31 @@ def images(seed: int = 0) -> tuple[Split, Split, Split]:
     return train, validation, test
 
 
+WORDS, STEPS = 40, 12
+
+
 @lru_cache
-def trained(make: Callable[[], nn.Module]) -> nn.Module:
+def texts(seed: int = 0) -> tuple[Split, Split, Split]:
+    """(12,) ids of words, some of which are likelier in texts of one of four classes."""
+    generator = torch.Generator().manual_seed(seed)
+    count = TRAIN + VALIDATION + TEST
+    targets = torch.randint(CLASSES, (count,), generator=generator)
+    shape = (count, STEPS)
+    hints = 1 + 3 * targets[:, None] + torch.randint(3, shape, generator=generator)
+    others = torch.randint(1 + 3 * CLASSES, WORDS, shape, generator=generator)
+    inputs = torch.where(torch.rand(shape, generator=generator) < 0.3, hints, others)
+    parts = (TRAIN, VALIDATION, TEST)
+    splits = zip(inputs.split(parts), targets.split(parts), strict=True)
+    train, validation, test = (Split(x, y) for x, y in splits)
+    return train, validation, test
+
+
+@lru_cache
+def trained(
+    make: Callable[[], nn.Module], splits: Callable[[], tuple[Split, ...]] = images
+) -> nn.Module:
     """The network after 120 steps; the same weights every time."""
-    train = images()[0]
+    train = splits()[0]
     # Sums of one thread: another process must train the very same network.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -125,6 +146,46 @@ def narrow() -> Workload:
 
 def residual() -> Workload:
     return workload(trained(Residual))
+
+
+class Words(nn.Module):
+    """Embedding, a recurrent layer, dense."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU] = nn.LSTM, **options: Any) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, 8, padding_idx=0)
+        self.lstm = kind(8, 12, batch_first=True, **options)
+        self.fc = nn.Linear(24 if self.lstm.bidirectional else 12, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.lstm(self.embed(ids))[0][:, -1])
+
+
+def make_gru() -> nn.Module:
+    return Words(nn.GRU)
+
+
+def make_stacked() -> nn.Module:
+    return Words(num_layers=2, bidirectional=True, dropout=0.2)
+
+
+def _of_texts(make: Callable[[], nn.Module]) -> Workload:
+    train, validation, test = texts()
+    model = trained(make, texts)
+    return workload(model, train=train, validation=validation, test=test)
+
+
+def lstm() -> Workload:
+    return _of_texts(Words)
+
+
+def gru() -> Workload:
+    return _of_texts(make_gru)
+
+
+def stacked() -> Workload:
+    """Two LSTM layers in both directions."""
+    return _of_texts(make_stacked)
 
 
 def ink(outputs: Tensor, targets: Tensor) -> Tensor:

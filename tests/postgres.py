@@ -6,11 +6,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-__all__ = ["postgres_server"]
+__all__ = ["Postgres", "postgres", "postgres_server"]
 
 
 def _binaries() -> Path | None:
@@ -22,9 +23,60 @@ def _binaries() -> Path | None:
     return places[-1].parent if places else None
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A server, running when it is given.
+
+    Attributes:
+        binaries: where its programs are.
+        folder: of its files and its socket.
+        user: who runs it; None = whoever runs the test.
+    """
+
+    binaries: Path
+    folder: Path
+    user: str | None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg2://tester@/postgres?host={self.folder}"
+
+    @property
+    def _data(self) -> str:
+        return f"--pgdata={self.folder / 'data'}"
+
+    def make(self) -> None:
+        """An empty database."""
+        self._run("initdb", self._data, "--auth=trust", "--username=tester", "--no-sync")
+
+    def start(self) -> None:
+        """It answers when this returns."""
+        # fsync stays on: a server that is stopped at once must keep what it said it has.
+        settings = f"-c listen_addresses='' -c unix_socket_directories={self.folder}"
+        self._run("pg_ctl", "start", "--wait", self._data, "-o", settings)
+
+    def stop(self) -> None:
+        """At once, as in a crash: nothing is flushed, sessions are cut off."""
+        self._run("pg_ctl", "stop", "--mode=immediate", self._data)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        log = self.folder / "log"
+        with log.open("a") as said:
+            done = subprocess.run(
+                [str(self.binaries / program), *arguments],
+                user=self.user,
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        assert done.returncode == 0, log.read_text()
+
+
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """The URL of an empty database; skips, with the reason, where there is no PostgreSQL.
+def postgres(folder: Path) -> Iterator[Postgres]:
+    """A server with an empty database; skips, with the reason, where there is no PostgreSQL.
 
     Args:
         folder: an empty one, with a short path: a socket's may have about 100 letters.
@@ -37,28 +89,21 @@ def postgres_server(folder: Path) -> Iterator[str]:
     user = _other_user() if os.geteuid() == 0 else None
     if user is not None:
         shutil.chown(folder, user)
-    data, log = folder / "data", folder / "log"
-
-    def run(program: str, *arguments: str) -> None:
-        with log.open("a") as said:
-            done = subprocess.run(
-                [str(binaries / program), *arguments],
-                user=user,
-                cwd=folder,
-                env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        assert done.returncode == 0, log.read_text()
-
-    run("initdb", f"--pgdata={data}", "--auth=trust", "--username=tester", "--no-sync")
-    settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "start", "--wait", f"--pgdata={data}", "-o", settings)
+    server = Postgres(binaries, folder, user)
+    server.make()
+    server.start()
     try:
-        yield f"postgresql+psycopg2://tester@/postgres?host={folder}"
+        yield server
     finally:
-        run("pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}")
+        if (folder / "data" / "postmaster.pid").exists():
+            server.stop()
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """The URL of `postgres`."""
+    with postgres(folder) as server:
+        yield server.url
 
 
 def _other_user() -> str:

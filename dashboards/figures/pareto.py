@@ -1,5 +1,6 @@
 """The Pareto plot: the metric against the bytes of the file, of the download, or the latency."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ _FAR_SPANS = 50
 #: Room above the plot for the colour bar with its title.
 MARGIN: Mapping[str, int] = MappingProxyType({"l": 8, "r": 12, "t": 74, "b": 8})
 _PICK_FONT_PX = 13
+#: Of the plot's width, between two points that stand for the front's line.
+_STAIR_STEP = 0.0125
 _RING_PX = 26
 #: Colour and place in the legend of a second study.
 _OTHER_CATEGORY = 2
@@ -487,8 +490,12 @@ def _reference_points(info: ParetoInfo, positions: Sequence[str], theme: Theme) 
 
 
 def reference_label(name: str) -> str:
-    """`"classic prune>distill>cluster"` -> `"classic"`: the order is in the hover text."""
-    words = [word for word in name.split() if not re.fullmatch("[a-z]+(>[a-z]+)+", word)]
+    """`"classic prune>distill>cluster"` -> `"classic"`, `"uniform int8"` -> `"int8"`.
+
+    The order is in the hover text, and beside a telephone's plot there is no room for more.
+    """
+    words = name.removeprefix("uniform ").split()
+    words = [word for word in words if not re.fullmatch("[a-z]+(>[a-z]+)+", word)]
     return shorten(" ".join(words) or name, 26)
 
 
@@ -613,12 +620,27 @@ def _label_positions(
             places_of(theirs, info.x), [f"pick{_of(other_name)}"] * len(theirs), 17, 11
         ),
     }
-    marks = np.concatenate([places_of(rows, info.x) for rows in (info.front, info.finalists)])
+    dots = np.concatenate([places_of(rows, info.x) for rows in (info.front, info.finalists)])
+    line = _stairs(info)
+    corners = shares(np.column_stack([line["x"], line["y"]]))
+    marks = np.concatenate([shares(dots), _along_stairs(corners)])
     everyone = [label for group in wanted.values() for label in group]
-    positions = iter(place_labels(everyone, shares(marks)))
+    positions = iter(place_labels(everyone, marks))
     placed = {name: [next(positions) for _ in group] for name, group in wanted.items()}
     single = {name: (placed[name] or [""])[0] for name in ("pick", "baseline", "other")}
     return {**placed, **single}
+
+
+def _along_stairs(corners: np.ndarray) -> np.ndarray:
+    """(corners, 2) of the front's line -> (n, 2) points on its level parts, in shares of the plot.
+
+    Letters on a line are as hard to read as letters on a mark.
+    """
+    found = [np.empty((0, 2))]
+    for (left, height), (right, _) in itertools.pairwise(corners):
+        along = np.arange(max(left, 0.0), min(right, 1.0), _STAIR_STEP)
+        found.append(np.column_stack([along, np.full(len(along), height)]))
+    return np.concatenate(found)
 
 
 def _limit_shapes(info: ParetoInfo, theme: Theme) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@ def _middles(info: PriceInfo, height: np.ndarray, theme: Theme, *, labelled: boo
         x=np.sqrt(info.from_bytes * info.to_bytes),
         y=height,
         mode="markers+text" if labelled else "markers",
-        text=[f"{value:+.2g}" for value in height],
+        text=[f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.2g}" for value in height],
         textposition="top center",
         textfont={"size": 11, "color": theme.ink},
         cliponaxis=False,

@@ -165,7 +165,7 @@ class Compressed:
     Attributes:
         artifact: what its file is to hold.
         effective: tensor -> the values the trained network computes with, channels first.
-        layers: names of the compressible layers.
+        layers: names of the compressible layers whose inputs 8-bit activations round.
         removal: given an artifact as it is stored, the channels that need not be in the file.
         audit: one entry a stage.
     """

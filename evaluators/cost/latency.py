@@ -122,7 +122,7 @@ def compute_type(asked: LayerPolicy, activation_bits: int, target: Target) -> st
 def _layer_ms(work: _Work, asked: LayerPolicy, activation_bits: int, target: Target) -> float:
     layer = work.layer
     kind = compute_type(asked, activation_bits, target)
-    weights = layer.weight_count * work.inputs_kept * work.outputs_kept
+    weights = layer.weights_read * work.inputs_kept * work.outputs_kept
     activations = (
         layer.input_elements * work.inputs_kept + layer.output_elements * work.outputs_kept
     )

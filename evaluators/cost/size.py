@@ -191,7 +191,8 @@ def _values(layer: LayerProfile, asked: LayerPolicy, scheme: str, granularity: s
         scale_bytes = SCALE_BYTES if asked.bits < 16 else 0
         return _Values(1.0 - asked.sparsity, bits, distinct * asked.bits / 8 + scale_bytes)
     if asked.bits < 16:
-        scales = layer.weight_shape[0] if granularity == "channel" else 1
+        per_channel = granularity == "channel" and not layer.has_one_scale
+        scales = layer.weight_shape[0] if per_channel else 1
         nonzero, bits = _grid_bits(layer, asked.sparsity, asked.bits, scheme, scales)
         return _Values(nonzero, bits, SCALE_BYTES * scales)
     return _Values(1.0 - asked.sparsity, _float_bits(layer, asked.sparsity, asked.bits), 0.0)

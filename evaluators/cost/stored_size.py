@@ -87,8 +87,9 @@ def _layer_size(
         asked = replace(asked, sparsity=0.0, pattern="element")
     count = layer.weight_count * inputs * outputs
     per_channel = asked.bits < 16 and asked.clusters is None and granularity == "channel"
+    per_channel = per_channel and not layer.has_one_scale
     bits, positions = _weight_bits(rules, asked, per_channel=per_channel)
-    if rules.sparse_floats and bits >= 16:
+    if rules.sparse_floats and (bits >= 16 or layer.has_one_scale):
         bits, positions = _row_bits(layer, asked, bits)
     bias_bits = _weight_bits(rules, LayerPolicy(bits=asked.bias_bits), per_channel=False)[0]
     return LayerSize(
@@ -125,12 +126,16 @@ def _row_bits(layer: LayerProfile, asked: LayerPolicy, float_bits: float) -> tup
     """
     row, count = layer.weight_shape[1], layer.weight_count
     kept = 1.0 - asked.sparsity
+    gates = 4 if layer.kind == "LSTM" else 1  # a tensor each
     place, before = (
-        next(width for width in (8, 16, 32) if top < 2**width) for top in (row - 1, kept * count)
+        next(width for width in (8, 16, 32) if top < 2**width)
+        for top in (row - 1, kept * count / gates)
     )
     positions = kept * place + before / row
-    if kept * float_bits + positions + 8 * 270 / count < float_bits:
-        return kept * float_bits, positions
+    # Halves behind rows are not read right by what is not a convolution or a product.
+    row_bits = 32.0 if layer.has_one_scale and float_bits == 16 else float_bits
+    if kept * row_bits + positions + 8 * 270 * gates / count < float_bits:
+        return kept * row_bits, positions
     return float_bits, 0.0
 
 

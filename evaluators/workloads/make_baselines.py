@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from evaluators.workloads.base import Split
+from evaluators.workloads.best_epoch import BestEpoch, accuracy
 from evaluators.workloads.mnist import (
     NETWORKS,
     TEACHER,
@@ -40,7 +40,7 @@ def train(name: str, seed: int = 0) -> tuple[torch.nn.Module, float, float]:
     steps = EPOCHS[name] * len(plain) // BATCH
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[name], fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    best, best_state = 0.0, model.state_dict()
+    best = BestEpoch(model)
     for _ in range(EPOCHS[name]):
         model.train()
         for batch in torch.randperm(len(seen))[: len(plain)].split(BATCH):
@@ -50,22 +50,9 @@ def train(name: str, seed: int = 0) -> tuple[torch.nn.Module, float, float]:
             loss.backward()
             optimiser.step()
             schedule.step()
-        accuracy = _accuracy(model, validation)
-        if accuracy > best:
-            best = accuracy
-            best_state = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(best_state)
-    return model, best, _accuracy(model, test)
-
-
-@torch.no_grad()
-def _accuracy(model: torch.nn.Module, split: Split) -> float:
-    model.eval()
-    hits = sum(
-        int((model(_to_unit_floats(x)).argmax(1) == y).sum())
-        for x, y in zip(split.inputs.split(1000), split.targets.split(1000), strict=True)
-    )
-    return hits / len(split)
+        best.offer(accuracy(model, validation, _to_unit_floats))
+    best.restore()
+    return model, best.accuracy, accuracy(model, test, _to_unit_floats)
 
 
 def main() -> None:

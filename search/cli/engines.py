@@ -154,10 +154,7 @@ def measuring(
     resource = resource_of(target.name)
     is_there = any(node.get(resource, 0) >= 1 for node in nodes())
     when_lost: WhenLost = arguments.when_target_lost or "modelled"
-    if arguments.engine == "tune" and is_there:
-        _note(console, f"the cluster has {resource}, but --engine tune does not use it: "
-                       "latencies are modelled")  # fmt: skip
-    if arguments.engine == "tune" or not (is_there or when_lost == "wait"):
+    if not (is_there or when_lost == "wait"):
         if profile is not None:
             _note(console, f"no node of the cluster has {resource}: latencies are modelled")
         yield engine

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from spaces.errors import InvalidRequest, SearchError
+from spaces.errors import InvalidRequest, SearchError, StorageLost
 
 __all__ = ["EXIT_BUDGET_UNMET", "EXIT_INTERRUPTED", "build_parser", "main", "run"]
 
@@ -432,7 +432,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SearchError as error:
         sys.stderr.write(f"search: error: {error}\n")
-        return EXIT_INVALID if isinstance(error, InvalidRequest) else EXIT_BROKEN
+        is_of_request = isinstance(error, InvalidRequest | StorageLost)
+        return EXIT_INVALID if is_of_request else EXIT_BROKEN
     except BrokenPipeError:
         # `search front | head`: the reader has enough. Python must not try to flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

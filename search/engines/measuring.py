@@ -20,7 +20,7 @@ from evaluators.messages import Profiled, WorkerContext
 from search.engines.base import Engine
 from spaces import Failure, Latency, Measurement, Policy, SearchError, StudyBroken, WorkerLost
 
-__all__ = ["MeasuringEngine", "WhenLost"]
+__all__ = ["Latencies", "MeasuringEngine", "WhenLost"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,94 +33,65 @@ ATTEMPTS = 2
 SILENCE_S = 10.0
 
 
-class MeasuringEngine(Engine):
-    """An engine whose `make_profile` and `evaluate` give latencies that a node measured.
+class Latencies:
+    """Latencies of files, measured by nodes that are the target; what the user asked for without.
 
     Attributes:
-        workers: those that train, and one more file may be with the node.
+        is_lost: no node is left and none is waited for: results pass as they are.
     """
 
     def __init__(
-        self,
-        trains: Engine,
-        times: Engine,
-        target: str,
-        when_lost: WhenLost,
-        notice: Callable[[str], None],
+        self, times: Engine, target: str, when_lost: WhenLost, notice: Callable[[str], None]
     ) -> None:
-        """Take two engines over.
-
-        Args:
-            trains: evaluates.
-            times: its workers are on nodes that are the target.
-            target: its name, for messages.
-            when_lost: what happens when `times` refuses to wait any longer.
-            notice: is told, once each, what the user should know; from any thread.
-        """
-        self._trains, self._times = trains, times
+        """Args: see `MeasuringEngine`."""
+        self._times = times
         self._target, self._when_lost, self._notice = target, when_lost, notice
         self._folder = Path()
         self._suffix = self._store = ""
-        self._is_lost = self._is_waiting = False
+        self.is_lost = self._is_waiting = False
 
-    @property
-    def workers(self) -> int:  # type: ignore[override]
-        """See `Engine.workers`."""
-        return self._trains.workers + (0 if self._is_lost else 1)
-
-    def configure(self, setup: Callable[[C], None], context: C) -> None:
-        """See `Engine.configure`; the context must be a study's `WorkerContext`."""
-        assert isinstance(context, WorkerContext)
+    def configure(self, setup: Callable[[Any], None], context: WorkerContext) -> None:
+        """Where the study's files are, and what the nodes must know to load one."""
         self._folder, self._suffix = Path(context.artifacts_dir), context.artifact_format
         self._store = context.store
-        self._trains.configure(setup, context)
         # The file is sent, so the node need not see the folder.
         self._times.configure(setup, replace(context, token=""))
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """See `Engine.submit`."""
-        first: Future[Any] = self._trains.submit(fn, *args, **kwargs)
-        if fn not in (tasks.evaluate, tasks.make_profile):
-            return first
-        outer: Future[Any] = Future()
-        outer.set_running_or_notify_cancel()
+    def of_file(self, outcome: Measurement | Failure, policy: Policy) -> Future[Any]:
+        """What came of a policy, with the latency of its file as a node measured it.
 
-        def evaluated(done: Future[Any]) -> None:
-            error = WorkerLost("the engine was stopped") if done.cancelled() else done.exception()
-            if error is not None:
-                outer.set_exception(error)
-                return
-            self._with_latency(outer, done.result(), *args)
+        Returns:
+            A future of the outcome. It raises StudyBroken where the user wants to wait for a node
+            and none came.
+        """
+        outer = _running_future()
+        if isinstance(outcome, Failure):
+            outer.set_result(outcome)
+            return outer
+        path = self._folder / f"{outcome.sha256}.{self._suffix}"
+        try:
+            content = self._content(path)
+        except (OSError, StudyBroken) as error:
+            self._unmeasured(outer, outcome, f"cannot read {path}: {error}")
+        else:
+            self._probe(_Probe(outer, outcome, tasks.probe, (policy, content)))
+        return outer
 
-        first.add_done_callback(evaluated)
+    def of_baseline(self, profiled: Profiled) -> Future[Any]:
+        """The profile with the baseline's latency as a node measured it; else as `of_file`."""
+        outer = _running_future()
+        self._probe(_Probe(outer, profiled, tasks.probe_baseline, ()))
         return outer
 
     def kill(self) -> None:
-        """See `Engine.kill`."""
-        self._trains.kill()
+        """End the nodes' worker processes; what they time is lost."""
         self._times.kill()
-
-    def _with_latency(self, outer: Future[Any], result: Any, *args: Any) -> None:
-        if isinstance(result, Profiled):
-            self._probe(_Probe(outer, result, tasks.probe_baseline, ()))
-        elif isinstance(result, Measurement):
-            path = self._folder / f"{result.sha256}.{self._suffix}"
-            policy = next(value for value in args if isinstance(value, Policy))
-            try:
-                content = self._content(path)
-            except (OSError, StudyBroken) as error:
-                self._unmeasured(outer, result, f"cannot read {path}: {error}")
-                return
-            self._probe(_Probe(outer, result, tasks.probe, (policy, content)))
-        else:
-            assert isinstance(result, Failure)
-            outer.set_result(result)
 
     def _content(self, path: Path) -> Content:
         return open_store(self._store).get(path.name) if self._store else read_content(path)
 
     def _probe(self, probe: "_Probe", attempt: int = 1) -> None:
-        if self._is_lost:
+        if self.is_lost:
             probe.outer.set_result(probe.result)
             return
         timer = threading.Timer(SILENCE_S, self._say_it_waits)
@@ -168,8 +139,8 @@ class MeasuringEngine(Engine):
                 else error
             )
             return
-        if not self._is_lost:
-            self._is_lost = True
+        if not self.is_lost:
+            self.is_lost = True
             self._notice(
                 f"no latency is measured for {self._target} from here on, they are modelled: "
                 f"{error}"
@@ -180,6 +151,90 @@ class MeasuringEngine(Engine):
         """One file only."""
         self._notice(f"one latency for {self._target} is modelled: {why}")
         outer.set_result(result)
+
+
+class MeasuringEngine(Engine):
+    """An engine whose `make_profile` and `evaluate` give latencies that a node measured.
+
+    Attributes:
+        workers: those that train, and one more file may be with the node.
+        trains: the engine that evaluates.
+        latencies: of its files; for whoever evaluates without this engine.
+    """
+
+    def __init__(
+        self,
+        trains: Engine,
+        times: Engine,
+        target: str,
+        when_lost: WhenLost,
+        notice: Callable[[str], None],
+    ) -> None:
+        """Take two engines over.
+
+        Args:
+            trains: evaluates.
+            times: its workers are on nodes that are the target.
+            target: its name, for messages.
+            when_lost: what happens when `times` refuses to wait any longer.
+            notice: is told, once each, what the user should know; from any thread.
+        """
+        self.trains = trains
+        self.latencies = Latencies(times, target, when_lost, notice)
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """See `Engine.workers`."""
+        return self.trains.workers + (0 if self.latencies.is_lost else 1)
+
+    def configure(self, setup: Callable[[C], None], context: C) -> None:
+        """See `Engine.configure`; the context must be a study's `WorkerContext`."""
+        assert isinstance(context, WorkerContext)
+        self.trains.configure(setup, context)
+        self.latencies.configure(setup, context)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See `Engine.submit`."""
+        first: Future[Any] = self.trains.submit(fn, *args, **kwargs)
+        if fn not in (tasks.evaluate, tasks.make_profile):
+            return first
+        outer = _running_future()
+
+        def evaluated(done: Future[Any]) -> None:
+            error = WorkerLost("the engine was stopped") if done.cancelled() else done.exception()
+            if error is not None:
+                outer.set_exception(error)
+                return
+            result = done.result()
+            if isinstance(result, Profiled):
+                timed = self.latencies.of_baseline(result)
+            else:
+                policy = next(value for value in args if isinstance(value, Policy))
+                timed = self.latencies.of_file(result, policy)
+            timed.add_done_callback(lambda answer: _hand_on(answer, outer))
+
+        first.add_done_callback(evaluated)
+        return outer
+
+    def kill(self) -> None:
+        """See `Engine.kill`."""
+        self.trains.kill()
+        self.latencies.kill()
+
+
+def _running_future() -> Future[Any]:
+    """One that nobody can cancel."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _hand_on(answer: Future[Any], outer: Future[Any]) -> None:
+    error = answer.exception()
+    if error is not None:
+        outer.set_exception(error)
+    else:
+        outer.set_result(answer.result())
 
 
 class _Probe:

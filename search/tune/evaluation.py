@@ -13,7 +13,7 @@ from evaluators import tasks
 from evaluators.messages import WorkerContext
 from spaces import Failure, Identity, InvalidRequest, Measurement, Policy
 
-__all__ = ["OUTCOME", "Evaluation", "config_of", "outcome_of"]
+__all__ = ["OUTCOME", "Evaluation", "config_of", "job_parts", "outcome_of"]
 
 #: The key of a result that holds everything the searcher learns from, as JSON in one string:
 #: loggers would make a column of each of its hundreds of numbers.
@@ -23,6 +23,22 @@ OUTCOME = "outcome"
 def config_of(identity: Identity, policy: Policy, origin: str) -> dict[str, Any]:
     """What Tune hands to a trial: plain values, so that Tune's tables show every knob."""
     return {"identity": asdict(identity), "policy": policy.to_dict(), "origin": origin}
+
+
+def job_parts(config: Mapping[str, Any]) -> tuple[Identity, Policy, str]:
+    """The inverse of `config_of`.
+
+    Raises:
+        InvalidRequest: the config is not one of a `PolicySearcher`.
+    """
+    try:
+        identity = Identity(**config["identity"])
+        return identity, Policy.from_dict(config["policy"]), str(config["origin"])
+    except (KeyError, TypeError):
+        raise InvalidRequest(
+            "config must be one that a PolicySearcher suggested, with `identity`, `policy` and "
+            f"`origin`, but has {', '.join(sorted(map(str, config))) or 'nothing'}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -43,22 +59,16 @@ class Evaluation:
         """A trial's config -> the result to report.
 
         Returns:
-            The metric, `size_bytes`, `download_bytes`, `latency_ms`, `failure` ("" or the reason,
-            the numbers are NaN then), and `outcome`, which the searcher needs as it is.
+            The metric, `size_bytes`, `download_bytes`, `latency_ms` with `latency_source` (as known
+            here: a node that is the target times files later), `failure` ("" or the reason, the
+            numbers are NaN then), and `outcome`, which the searcher needs as it is.
 
         Raises:
             InvalidRequest: the config is not one of a `PolicySearcher`, or the workload cannot be
                 loaded here.
             StudyBroken: the file cannot be written.
         """
-        try:
-            identity = Identity(**config["identity"])
-            policy = Policy.from_dict(config["policy"])
-        except (KeyError, TypeError):
-            raise InvalidRequest(
-                "config must be one that a PolicySearcher suggested, with `identity` and "
-                f"`policy`, but has {', '.join(sorted(map(str, config))) or 'nothing'}"
-            ) from None
+        identity, policy, _ = job_parts(config)
         tasks.setup(self.context)
         return self.report(tasks.evaluate(identity, policy))
 
@@ -70,12 +80,14 @@ class Evaluation:
     def _numbers(self, outcome: Measurement | Failure) -> dict[str, Any]:
         if isinstance(outcome, Failure):
             names = (self.metric_name, "size_bytes", "download_bytes", "latency_ms")
-            return {**dict.fromkeys(names, math.nan), "failure": str(outcome)}
+            numbers = dict.fromkeys(names, math.nan)
+            return {**numbers, "latency_source": "", "failure": str(outcome)}
         return {
             self.metric_name: outcome.metric,
             "size_bytes": outcome.size_bytes,
             "download_bytes": outcome.download_bytes,
             "latency_ms": outcome.latency.median_ms,
+            "latency_source": outcome.latency.source,
             "failure": "",
         }
 

@@ -5,7 +5,7 @@ history, as everywhere here: same history, same proposals.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +16,13 @@ from search.location import StudyLocation
 from search.proposers.base import Proposer
 from search.session import Prepared, Request, prepare, proposer_of, worker_context
 from search.study import Job, propose_jobs, trial_of
-from search.tune.evaluation import Evaluation, config_of, outcome_of
+from search.tune.evaluation import Evaluation, config_of, job_parts, outcome_of
 from spaces import Failure, Front, InvalidRequest, Measurement, Trial
 
 try:
+    import search.engines.ray  # noqa: F401 # isort: skip -- it decides how Ray is imported
+    from ray import tune
     from ray.tune.search import Searcher
-
-    import search.engines.ray  # noqa: F401 -- first: it turns Ray's usage reports off
 except ImportError as error:
     raise InvalidRequest(
         f"Ray Tune needs the extra `tune`: pip install 'compression-search[tune]' ({error})"
@@ -69,6 +69,7 @@ class PolicySearcher(Searcher):
     Attributes:
         evaluation: to be called with a trial's config, in the trial.
         error: what a trial or the source could not go on with; nothing is suggested any more.
+        resume_command: goes on with a study, which `Tuner.restore` does not.
     """
 
     def __init__(self, source: JobSource, evaluation: Evaluation) -> None:
@@ -78,6 +79,7 @@ class PolicySearcher(Searcher):
         self._running: dict[str, Job] = {}
         self.evaluation = evaluation
         self.error: Exception | None = None
+        self.resume_command = "search resume --engine tune"
 
     @classmethod
     def of(
@@ -135,15 +137,21 @@ class PolicySearcher(Searcher):
         context = worker_context(prepared.spec, location, prepared.profiled.profile)
         return cls(_memory(prepared), _evaluation(prepared, context))
 
-    def front(self) -> Front:
+    def front(self, results: Iterable[tune.Result] | None = None) -> Front:
         """The non-dominated trials within the budget, of a Tuner of one's own.
 
+        Args:
+            results: what `Tuner.fit` gave; None = what this very searcher has learned. After
+                `Tuner.restore` Tune has a copy of the searcher, and this one has learned nothing.
+
         Raises:
-            InvalidRequest: the searcher belongs to a study, whose record has the front.
+            InvalidRequest: the searcher belongs to a study, whose record has the front; or the
+                results are of other trials.
         """
         memory = self._memory()
         prepared = memory.prepared
-        return Front.of(memory.history, prepared.judge, prepared.spec.fidelity)
+        trials = memory.history if results is None else _trials_of(results)
+        return Front.of(trials, prepared.judge, prepared.spec.fidelity)
 
     # What Tune calls ---------------------------------------------------------------------------
 
@@ -177,10 +185,17 @@ class PolicySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Learn from a finished trial."""
-        job = self._running.pop(trial_id, None)
-        if job is None or self.error is not None:
+        job = self._running.get(trial_id)
+        if job is None:
             return
-        outcome = self._outcome(None if error else result)
+        if self.error is not None:
+            del self._running[trial_id]
+            return
+        self._answered(trial_id, job, self._outcome(None if error else result))
+
+    def _answered(self, trial_id: str, job: Job, outcome: Measurement | Failure) -> None:
+        """A trial ends with this."""
+        del self._running[trial_id]
         try:
             self._source.finished(trial_of(job, outcome))
         except Exception as broken:  # Tune would take it for the trial's own
@@ -221,31 +236,22 @@ class PolicySearcher(Searcher):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of `__getstate__`."""
         prepared, history = state.pop("prepared"), state.pop("history")
+        if prepared is None:
+            # Here, because what is raised any later Tune logs, and begins anew without trials.
+            raise InvalidRequest(
+                "Tuner.restore cannot go on with a study, whose record has what Tune may have "
+                f"forgotten; use `{state['resume_command']}`"
+            )
         self.__dict__.update(state, error=None)
-        self._source = _Elsewhere() if prepared is None else _memory(prepared, history)
+        self._source = _memory(prepared, history)
 
     def _memory(self) -> _Memory:
         if not isinstance(self._source, _Memory):
             raise InvalidRequest(
                 "this searcher belongs to a study: its record has the trials and the front, and "
-                "`search resume --engine tune` goes on with it"
+                f"`{self.resume_command}` goes on with it"
             )
         return self._source
-
-
-class _Elsewhere:
-    """Of a copy of a study's searcher: the record has one driver, and this is not it."""
-
-    def propose(self, running: Sequence[Job], count: int) -> list[Job]:
-        """See `JobSource`."""
-        raise InvalidRequest(
-            "Tuner.restore cannot go on with a study; use `search resume --engine tune` "
-            f"({count} wanted, {len(running)} running)"
-        )
-
-    def finished(self, trial: Trial) -> None:
-        """See `JobSource`."""
-        raise InvalidRequest(f"{trial.identity.key} is not this process's to record")
 
 
 def _memory(prepared: Prepared, history: Sequence[Trial] = ()) -> _Memory:
@@ -273,3 +279,14 @@ def _job_of(data: dict[str, Any]) -> Job:
         trial.running,
         trial.sampler_attrs,
     )
+
+
+def _trials_of(results: Iterable[tune.Result]) -> list[Trial]:
+    """What Tune's results say, in their order."""
+    trials: list[Trial] = []
+    for result in results:
+        identity, policy, origin = job_parts(result.config or {})
+        job = Job(identity, policy, origin, seen=len(trials))
+        outcome = outcome_of(None if result.error else result.metrics)
+        trials.append(replace(trial_of(job, outcome), number=len(trials)))
+    return trials

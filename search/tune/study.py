@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 from evaluators.shared_folder import left_token
 from evaluators.workloads.registry import call_user_function
 from search.engines import Engine
+from search.engines.measuring import MeasuringEngine
 from search.engines.ray import RayEngine
 from search.kept import KeptFiles
+from search.location import StudyLocation, storage_flag
 from search.proposers.base import Proposer
 from search.record import Record
 from search.session import worker_context
-from search.study import ATTEMPTS, Observer, SearchPhase
+from search.study import ATTEMPTS, TICK_S, Job, Observer, SearchPhase
 from search.tune.evaluation import Evaluation
 from search.tune.searcher import PolicySearcher
 from spaces import Failure, InvalidRequest, Measurement, SearchError, StudyBroken
@@ -66,7 +69,65 @@ class _Trainable(tune.Trainable):
 
 
 class _StudySearcher(PolicySearcher):
-    """Knows what the study's own trainable says beside results."""
+    """Knows what the study's own trainable says beside results, and has files timed by a node.
+
+    A trial that Tune has finished with is still running here until its file is timed.
+    """
+
+    def __init__(
+        self,
+        phase: SearchPhase,
+        location: StudyLocation,
+        evaluation: Evaluation,
+        engine: MeasuringEngine | None,
+    ) -> None:
+        """Args: phase, location: of the study; evaluation: of trials; engine: times files."""
+        super().__init__(phase, evaluation)
+        flag = storage_flag(location.place)
+        self.resume_command = f"search resume {location.study}{flag} --engine tune"
+        self._engine = engine
+        self._timed: dict[str, tuple[Job, Future[Measurement | Failure]]] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """See `PolicySearcher`; as few files as with every engine wait to be timed."""
+        self.take_timed()
+        is_full = self._engine is not None and len(self._running) >= self._engine.workers
+        if is_full and self._timed and self.error is None:
+            return None
+        return super().suggest(trial_id)
+
+    def take_timed(self) -> None:
+        """Record the trials whose files have been timed meanwhile."""
+        for trial_id, (job, future) in [*self._timed.items()]:
+            if not future.done():
+                continue
+            del self._timed[trial_id]
+            try:
+                outcome = future.result()
+            except SearchError as error:
+                del self._running[trial_id]
+                self.error = self.error or error
+                continue
+            super()._answered(trial_id, job, outcome)
+
+    def finish_timing(self, beat: Callable[[], None]) -> None:
+        """Wait for the files that are being timed when Tune is done; `beat` is called meanwhile."""
+        while self._timed and self.error is None:
+            wait([future for _, future in self._timed.values()], timeout=TICK_S)
+            self.take_timed()
+            beat()
+
+    @property
+    def is_timing(self) -> bool:
+        """Whether a file is with a node, or waits for one."""
+        return bool(self._timed)
+
+    def _answered(self, trial_id: str, job: Job, outcome: Measurement | Failure) -> None:
+        if self._engine is None or self.error is not None:
+            super()._answered(trial_id, job, outcome)
+            return
+        self._timed[trial_id] = (job, self._engine.latencies.of_file(outcome, job.policy))
+        self.take_timed()
 
     def _outcome(self, result: dict[str, Any] | None) -> Measurement | Failure:
         if result is None:
@@ -76,13 +137,17 @@ class _StudySearcher(PolicySearcher):
             self.error = InvalidRequest(text) if is_request else StudyBroken(text)
         return super()._outcome(result)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of Tune's times nothing: see `PolicySearcher`."""
+        return {**super().__getstate__(), "_engine": None, "_timed": {}}
+
 
 class _Watch(tune.Callback, Stopper):
     """Shows readers what runs, and stops all when the study cannot go on."""
 
     def __init__(
         self,
-        searcher: PolicySearcher,
+        searcher: _StudySearcher,
         phase: SearchPhase,
         observer: Observer,
         engine: RayEngine,
@@ -104,11 +169,17 @@ class _Watch(tune.Callback, Stopper):
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         """See `tune.Callback`; about ten times a second."""
         del iteration, info
-        if not trials or any(trial.status == "RUNNING" for trial in trials):
+        self._searcher.take_timed()
+        is_running = any(trial.status == "RUNNING" for trial in trials)
+        if not trials or is_running or self._searcher.is_timing:
             self._ran_at_s = time.monotonic()
         elif time.monotonic() - self._ran_at_s > self._engine.patience_s:
             # Tune itself would wait for ever.
             self._searcher.error = self._engine.no_worker()
+        self.beat()
+
+    def beat(self) -> None:
+        """Show readers what runs."""
         running = self._searcher.running
         self._workers = max(self._workers, len(running))
         try:
@@ -172,28 +243,34 @@ class TuneSearch:
     ) -> None:
         """See `run_search`; the engine's cluster and resources are used, its workers are not.
 
+        Files are timed as `engine` would have them timed, where it is a `MeasuringEngine`.
+
         Raises:
             StudyBroken: Tune ended without an answer, or a file cannot be written.
         """
+        times = engine if isinstance(engine, MeasuringEngine) else None
+        engine = engine if times is None else times.trains
         assert isinstance(engine, RayEngine)
         spec, location = record.spec, record.location
         phase = SearchPhase(record, proposer, kept, observer, deadline_s)
         token = left_token(location.folder)
         context = worker_context(spec, location, record.profile, token)
-        searcher = _StudySearcher(phase, self.evaluation(context, spec.metric.name))
+        evaluation = self.evaluation(context, spec.metric.name)
+        searcher = _StudySearcher(phase, location, evaluation, times)
         left = spec.trials - phase.tracker.now().finished
         if left > 0:
             engine.rest()
             folder = self.folder or location.folder / "tune"
             watch = _Watch(searcher, phase, observer, engine)
             self._fit(searcher, watch, engine, left, folder)
+            searcher.finish_timing(watch.beat)
         if searcher.error is not None:
             raise searcher.error
         phase.end()
 
     def _fit(
         self,
-        searcher: PolicySearcher,
+        searcher: _StudySearcher,
         watch: _Watch,
         engine: RayEngine,
         left: int,

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,12 @@ BACKENDS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "keras": (keras_networks, ("tensorflow", "tf_keras", "tensorflow_model_optimization")),
 }
 PRUNE, CLUSTER, QUANTIZE, DISTILL = Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE, Stage.DISTILL
-LAYERS = {"mlp": ("1", "3", "5"), "conv": ("0", "4")}
+LAYERS = {
+    "mlp": ("1", "3", "5"),
+    "conv": ("0", "4"),
+    "lstm": ("embed", "lstm.input", "lstm.recurrent", "fc"),
+}
+WITHOUT_BIAS = {"embed", "lstm.recurrent"}
 FIDELITY = 320
 
 
@@ -54,6 +59,8 @@ def room(
     made: dict[str, Bench] = {}
 
     def make(network: str) -> Bench:
+        if not hasattr(source, network):
+            pytest.skip(f"backend {request.param} has no tiny network {network}")
         if network not in made:
             folder = tmp_path_factory.mktemp(f"{request.param}-{network}")
             made[network] = Bench(source.name(network), folder)
@@ -64,7 +71,11 @@ def room(
 
 def uniform(network: str, *order: Stage, granularity: str = "tensor", **knobs: object) -> Policy:
     """The same LayerPolicy for every layer; distills where the order says so."""
-    layers = tuple((name, LayerPolicy(**knobs)) for name in LAYERS[network])  # type: ignore[arg-type]
+    asked = LayerPolicy(**knobs)  # type: ignore[arg-type]
+    layers = tuple(
+        (name, replace(asked, bias_bits=32) if name in WITHOUT_BIAS else asked)
+        for name in LAYERS[network]
+    )
     distillation = Distillation("logits", 2.0, 0.5) if DISTILL in order else Distillation()
     return Policy(order, layers, distillation=distillation, granularity=granularity)
 
@@ -77,15 +88,18 @@ ALONE = {
 }
 
 
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
 @pytest.mark.parametrize("stage", Stage)
-def test_a_stage_establishes_what_is_asked(room: Callable[[str], Bench], stage: Stage) -> None:
-    bench = room("mlp")
-    policy = uniform("mlp", stage, **ALONE[stage])
+def test_a_stage_establishes_what_is_asked(
+    room: Callable[[str], Bench], stage: Stage, network: str
+) -> None:
+    bench = room(network)
+    policy = uniform(network, stage, **ALONE[stage])
     measured = bench.measure(policy)
     (audit,) = measured.audit
     assert (audit.stage, audit.samples, audit.destroyed) == (stage, FIDELITY, ())
     assert math.isfinite(audit.metric)
-    for name in LAYERS["mlp"]:
+    for name in LAYERS[network]:
         found, whole = (
             audit.layers[name],
             math.prod(bench.worker.profile.layer_map[name].weight_shape),
@@ -104,6 +118,7 @@ def test_a_stage_establishes_what_is_asked(room: Callable[[str], Bench], stage: 
     [
         ("mlp", (PRUNE, DISTILL, CLUSTER, QUANTIZE)),
         ("conv", (PRUNE, CLUSTER, QUANTIZE, DISTILL)),
+        ("lstm", (PRUNE, DISTILL, CLUSTER, QUANTIZE)),
     ],
 )
 def test_later_stages_keep_what_earlier_ones_established(
@@ -123,31 +138,35 @@ def test_later_stages_keep_what_earlier_ones_established(
     assert broken_constraints(policy, bench.weights(measured)) == []
 
 
-def test_order_is_real(room: Callable[[str], Bench]) -> None:
-    bench = room("mlp")
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_order_is_real(room: Callable[[str], Bench], network: str) -> None:
+    bench = room(network)
     orders = ((DISTILL, PRUNE), (PRUNE, DISTILL))
-    first, second = (bench.measure(uniform("mlp", *order, sparsity=0.6)) for order in orders)
+    first, second = (bench.measure(uniform(network, *order, sparsity=0.6)) for order in orders)
     assert first.sha256 != second.sha256
 
 
-def test_the_same_identity_gives_the_same_file(room: Callable[[str], Bench]) -> None:
-    bench = room("conv")
-    policy = uniform("conv", PRUNE, sparsity=0.5)
+@pytest.mark.parametrize("network", ["conv", "lstm"])
+def test_the_same_identity_gives_the_same_file(room: Callable[[str], Bench], network: str) -> None:
+    bench = room(network)
+    policy = uniform(network, PRUNE, sparsity=0.5)
     first, again, other = (bench.measure(policy, repeat=n).sha256 for n in (0, 0, 1))
     assert first == again
     assert first != other
 
 
-def test_a_file_is_true_to_the_byte(room: Callable[[str], Bench]) -> None:
+@pytest.mark.parametrize("network", ["conv", "lstm"])
+def test_a_file_is_true_to_the_byte(room: Callable[[str], Bench], network: str) -> None:
     """Decoded without the backend its weights satisfy the policy; read back they score the same."""
-    bench = room("conv")
-    policy = uniform("conv", CLUSTER, clusters=6)
+    bench = room(network)
+    policy = uniform(network, CLUSTER, clusters=6)
     measured = bench.measure(policy)
     data = bench.file(measured).read_bytes()
     assert measured.size_bytes == measured.download_bytes == len(data)
     assert sum(line.size_bytes for line in measured.ledger) == len(data)
     weights = dense(decode(data))
-    assert all(len(np.unique(weights[f"{name}.weight"])) <= 6 for name in LAYERS["conv"])
+    # Six and, where a padding row was 0 already, zero.
+    assert all(len(np.unique(weights[f"{name}.weight"])) <= 7 for name in LAYERS[network])
     again = bench.worker.verify(bench.file(measured))
     assert (again.metric, again.size_bytes) == (measured.metric, len(data))
     scores = bench.worker.score_samples(measured.sha256)
@@ -182,6 +201,20 @@ def test_the_profile_knows_its_network(room: Callable[[str], Bench]) -> None:
     assert (profiled.train_samples, profiled.batch_size, profiled.has_test) == (320, 20, True)
 
 
+def test_the_profile_knows_recurrent_layers_by_their_parts(room: Callable[[str], Bench]) -> None:
+    """Twelve steps, each of which multiplies by both matrices; a look-up multiplies nothing."""
+    layers = room("lstm").worker.profile.layer_map
+    found = {n: (x.kind, x.weight_shape, x.bias_size, x.macs) for n, x in layers.items()}
+    assert found == {
+        "embed": ("Embedding", (40, 8), 0, 0),
+        "lstm.input": ("LSTM", (48, 8), 48, 12 * 48 * 8),
+        "lstm.recurrent": ("LSTM", (48, 12), 0, 12 * 48 * 12),
+        "fc": ("Linear", (4, 12), 4, 48),
+    }
+    assert layers["embed"].weights_read == 12 * 8
+    assert not any(layers[n].can_prune_channels for n in ("embed", "lstm.input", "lstm.recurrent"))
+
+
 def offered(bench: Bench) -> SearchSpace:
     target = load_target("host")
     profile = bench.worker.profile
@@ -189,9 +222,10 @@ def offered(bench: Bench) -> SearchSpace:
     return build_space(profile, both)
 
 
-def test_what_is_offered_can_be_honoured(room: Callable[[str], Bench]) -> None:
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_what_is_offered_can_be_honoured(room: Callable[[str], Bench], network: str) -> None:
     """Whatever the space samples is measured: nothing in it fails for what TFMOT cannot do."""
-    bench = room("mlp")
+    bench = room(network)
     space, rng = offered(bench), np.random.default_rng(1)
     for _ in range(5):
         policy = space.sample(rng)

@@ -269,7 +269,7 @@ def test_a_point_carries_the_name_that_search_show_takes() -> None:
 
 def test_reference_labels_leave_the_order_to_the_hover_text() -> None:
     assert reference_label("classic prune>distill>cluster>quantize") == "classic"
-    assert reference_label("uniform 80% sparse int8") == "uniform 80% sparse int8"
+    assert reference_label("uniform 80% sparse int8") == "80% sparse int8"
     assert reference_label("prune>quantize") == "prune>quantize"
 
 

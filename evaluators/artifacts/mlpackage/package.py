@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.converter import mil_convert
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 -- Core ML's own usage
@@ -13,6 +12,7 @@ from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
 from evaluators.artifacts.base import CannotHold
 from evaluators.artifacts.files import Content
+from evaluators.artifacts.mlpackage.alone import coremltools as ct
 from evaluators.artifacts.mlpackage.store import compressed_constant
 from evaluators.artifacts.packed.model import Artifact, FloatTensor
 

@@ -46,10 +46,11 @@ def benchmarked(content: Content, sample: np.ndarray) -> SelfTimed:
     Raises:
         CannotHold: Core ML cannot load the package, or is not here.
     """
-    import coremltools as ct  # noqa: PLC0415 -- the extra `coreml`
     from coremltools.models.ml_program.experimental.perf_utils import (  # noqa: PLC0415
         MLModelBenchmarker,
     )
+
+    from evaluators.artifacts.mlpackage.alone import coremltools as ct  # noqa: PLC0415
 
     folder = tempfile.TemporaryDirectory(prefix="core-ml-", ignore_cleanup_errors=True)
     path = Path(folder.name) / "network.mlpackage"

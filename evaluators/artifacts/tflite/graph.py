@@ -5,17 +5,19 @@ whose weights are all different, and what it wrote is found again by its values.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
 from evaluators.artifacts.base import CannotHold
+from evaluators.artifacts.packed import DamagedArtifact
 from evaluators.artifacts.tflite.flat import constant, pack, unpack
-from evaluators.artifacts.tflite.layout import consumer, to_file
+from evaluators.artifacts.tflite.layout import LSTM, consumer, held_in, to_file
 
 __all__ = ["numbered", "template"]
 
-_READERS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
+_READERS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D, BuiltinOperator.GATHER, LSTM)
 
 
 def numbered(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -37,7 +39,10 @@ def template(graph: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     Raises:
         CannotHold: a tensor that the converter merged into another one.
     """
-    model = unpack(graph)
+    try:
+        model = unpack(graph)
+    except DamagedArtifact as error:  # a loop, as of a recurrent layer without a fused kernel
+        raise CannotHold("", f"tflite: what the converter made is not written: {error}") from None
     (subgraph,) = model.subgraphs
     ends = {int(index) for index in (*subgraph.inputs, *subgraph.outputs)}
     left = dict(values)
@@ -47,7 +52,8 @@ def template(graph: bytes, values: Mapping[str, np.ndarray]) -> bytes:
         if data is not None and tensor.type == TensorType.FLOAT32:
             reader = consumer(model, index)
             code = None if reader is None else reader[0]
-            stored = data.view(np.float32).reshape([int(size) for size in tensor.shape])
+            parts = [_floats(model, part) for part in held_in(model, index)]
+            stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
             found = next((n for n, v in left.items() if _same(v, stored, code)), None)
         if found is not None:
             del left[found]
@@ -56,9 +62,22 @@ def template(graph: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     if left:
         name = next(iter(left))
         raise CannotHold(name, "tflite: the converter merged it into another tensor")
+    for operator in subgraph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == LSTM:
+            # The converter lets cells grow to 10 only; the network that was trained does not.
+            operator.builtinOptions.cellClip = 0.0
     # Who converted when costs more bytes than a small layer.
     model.metadata = [m for m in model.metadata or [] if m.name == b"min_runtime_version"]
     return pack(model)
+
+
+def _floats(model: Any, index: int) -> np.ndarray:
+    (graph,) = model.subgraphs
+    tensor = graph.tensors[index]
+    data = constant(model, tensor)
+    if data is None:
+        return np.zeros(0, np.float32)
+    return np.asarray(data.view(np.float32).reshape([int(size) for size in tensor.shape]))
 
 
 def _same(values: np.ndarray, stored: np.ndarray, code: int | None) -> bool:

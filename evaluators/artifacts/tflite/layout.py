@@ -5,8 +5,15 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-__all__ = ["consumer", "from_file", "to_file"]
+__all__ = ["LSTM", "LSTM_MATRICES", "consumer", "from_file", "held_in", "to_file"]
 
+LSTM = BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+#: First of four inputs of the fused LSTM, one a gate in the order i f c o, which are one weight or
+#: bias everywhere else: of the layer's input, recurrent, bias.
+_FIRST_GATES = (1, 5, 12)
+#: Its inputs that are the first gates of the two matrices.
+LSTM_MATRICES = (1, 5)
+_GATES = 4
 _PASS_ON = (BuiltinOperator.DENSIFY, BuiltinOperator.DEQUANTIZE)
 
 
@@ -20,6 +27,34 @@ def consumer(model: Any, index: int) -> tuple[int, Any] | None:
                 return consumer(model, int(operator.outputs[0]))
             return code, operator
     return None
+
+
+def held_in(model: Any, index: int) -> list[int]:
+    """The constants whose rows, one after the other, are a weight: one, or an LSTM's four gates.
+
+    Args:
+        model: unpacked.
+        index: of the constant which holds the weight, or its first gate.
+    """
+    (graph,) = model.subgraphs
+    for operator in graph.operators:
+        if int(model.operatorCodes[operator.opcodeIndex].builtinCode) != LSTM:
+            continue
+        for first in _FIRST_GATES:
+            gates = operator.inputs[first : first + _GATES]
+            if gates[0] >= 0 and index == _origin(model, int(gates[0])):
+                return [_origin(model, int(gate)) for gate in gates]
+    return [index]
+
+
+def _origin(model: Any, index: int) -> int:
+    """The constant that decoders make a tensor of."""
+    (graph,) = model.subgraphs
+    for operator in graph.operators:
+        code = int(model.operatorCodes[operator.opcodeIndex].builtinCode)
+        if code in _PASS_ON and index in operator.outputs:
+            return _origin(model, int(operator.inputs[0]))
+    return index
 
 
 def from_file(values: np.ndarray, code: int | None) -> np.ndarray:

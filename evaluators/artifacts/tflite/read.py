@@ -8,7 +8,7 @@ from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
 from evaluators.artifacts.packed import DamagedArtifact
 from evaluators.artifacts.tflite.flat import constant, unpack
-from evaluators.artifacts.tflite.layout import consumer, from_file
+from evaluators.artifacts.tflite.layout import consumer, from_file, held_in
 from spaces import LedgerLine
 
 __all__ = ["TfliteFile", "read"]
@@ -72,19 +72,29 @@ def _read(model: Any, size_bytes: int) -> TfliteFile:
         if name in weights:
             raise DamagedArtifact(f"tflite: tensor {name} occurs twice")
         reader = consumer(model, index)
-        values = _values(name, tensor, held)
+        parts = [(graph.tensors[part], _held(model, name, part)) for part in held_in(model, index)]
+        values = np.concatenate([np.atleast_1d(_values(name, *part)) for part in parts])
         weights[name] = from_file(values, None if reader is None else reader[0])
-        layer, _, part = name.rpartition(".")
+        layer, _, kind = name.rpartition(".")
         grid = None
-        if reader is not None and reader[0] in _LAYERS and part == "weight":
+        if reader is not None and reader[0] in _LAYERS and kind == "weight":
             grid = _input_grid(model, reader[1])
         if grid is not None:
             grids[layer] = grid
-        lines.append(LedgerLine(name, "values", len(held)))
-        if tensor.sparsity is not None:
-            lines.append(LedgerLine(name, "positions", _position_bytes(tensor.sparsity)))
+        lines.append(LedgerLine(name, "values", sum(len(data) for _, data in parts)))
+        sparse = [part.sparsity for part, _ in parts if part.sparsity is not None]
+        if sparse:
+            lines.append(LedgerLine(name, "positions", sum(map(_position_bytes, sparse))))
     taken = sum(line.size_bytes for line in lines)
     return TfliteFile(weights, (*lines, LedgerLine("", "graph", size_bytes - taken)), grids)
+
+
+def _held(model: Any, name: str, index: int) -> np.ndarray:
+    (graph,) = model.subgraphs
+    data = constant(model, graph.tensors[index])
+    if data is None:
+        raise DamagedArtifact(f"tflite: a gate of {name} is not in the file")
+    return data
 
 
 def _input_grid(model: Any, operator: Any) -> tuple[float, int] | None:

@@ -57,6 +57,8 @@ class Session:
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
         self._shape: tuple[int, ...] = tuple(int(size) for size in self._input["shape"])
+        # A batch that cannot be resized is that of a recurrent layer's state.
+        self._is_single = self._input["shape_signature"][:1].tolist() == [1]
 
     def _load(self) -> Any:
         try:
@@ -67,8 +69,19 @@ class Session:
         return interpreter
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """(batch, ...) inputs -> outputs; floats, also where the file takes and gives integers."""
+        """(batch, ...) inputs -> outputs; floats, also where the file takes and gives integers.
+
+        Where the file has a recurrent layer the samples run one by one, each from a new state: it
+        would otherwise go on from the last sample's.
+        """
         batch = np.ascontiguousarray(self._rounded(batch), dtype=self._input["dtype"])
+        if self._is_single and len(batch) > 0:
+            return np.concatenate([self._invoked(sample[None]) for sample in batch])
+        return self._invoked(batch)
+
+    def _invoked(self, batch: np.ndarray) -> np.ndarray:
+        if self._is_single:
+            self._interpreter.reset_all_variables()
         if batch.shape != self._shape:
             self._interpreter.resize_tensor_input(self._input["index"], batch.shape)
             self._interpreter.allocate_tensors()
@@ -95,4 +108,7 @@ class Session:
         single = Session(self._data)
         single(sample)
         invoke: Callable[[], object] = single._interpreter.invoke
-        return invoke
+        if not single._is_single:
+            return invoke
+        reset = single._interpreter.reset_all_variables
+        return lambda: (reset(), invoke())

@@ -5,7 +5,10 @@
 - half precision: float16 behind DEQUANTIZE, but for biases, which are written as float32;
 - zeros, where positions and values are smaller than the dense tensor: TFLite's sparse form behind
   DENSIFY; kernels see the dense tensor again, so it is smaller and not faster;
-- shared values: as levels if the codebook is on a grid, else as floats.
+- shared values: as levels if the codebook is on a grid, else as floats;
+- an LSTM's weight: a tensor a gate. Its integer kernel wants both matrices as integers; where only
+  one is, that one's levels go through DEQUANTIZE to the float kernel;
+- an embedding's levels: GATHER takes rows as they are, and DEQUANTIZE stands behind it.
 """
 
 from dataclasses import dataclass
@@ -25,18 +28,24 @@ from evaluators.artifacts.packed import (
     Tensor,
 )
 from evaluators.artifacts.tflite.flat import add_buffer, opcode, pack, unpack
-from evaluators.artifacts.tflite.layout import consumer, to_file
+from evaluators.artifacts.tflite.layout import LSTM, LSTM_MATRICES, consumer, held_in, to_file
 
 __all__ = ["build"]
 
 #: Operators that take int8 weights with float inputs, and the version that first did by channel.
-_HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5}
+_HYBRID = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 5, LSTM: 3}
 #: The same with int4 weights.
 _HYBRID_OF_4_BITS = {BuiltinOperator.FULLY_CONNECTED: 12, BuiltinOperator.CONV_2D: 7}
+#: Operators for which a weight of nothing but zeros is written as floats.
+_FLOAT_ZEROS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
+#: Operators that the default delegate leaves to LiteRT's own kernels.
+_NOT_XNNPACK = (LSTM, BuiltinOperator.GATHER)
 #: What a sparse tensor costs besides positions and values, about.
 SPARSE_BYTES = 270
 _DENSIFY = (BuiltinOperator.DENSIFY, 1)
 _DEQUANTIZE_HALVES = (BuiltinOperator.DEQUANTIZE, 3)
+_DEQUANTIZE_LEVELS = (BuiltinOperator.DEQUANTIZE, 2)
+_GATHER_LEVELS = (BuiltinOperator.GATHER, 2)
 
 
 def build(template: bytes, artifact: Artifact) -> bytes:
@@ -52,11 +61,14 @@ def build(template: bytes, artifact: Artifact) -> bytes:
     model = unpack(template)
     (graph,) = model.subgraphs
     positions = {t.name.decode(): i for i, t in enumerate(graph.tensors) if t.name}
-    decoders: list[Any] = []
     for tensor in artifact.tensors:
         if tensor.name not in positions:
             raise CannotHold(tensor.name, "tflite: the network's graph has no such tensor")
-        _replace(model, positions[tensor.name], tensor, decoders)
+    found = [_found(model, positions[tensor.name], tensor) for tensor in artifact.tensors]
+    lonely = _lonely(model, {place.parts[0] for place in found if place.is_integer})
+    decoders: list[Any] = []
+    for place in found:
+        _replace(model, place, decoders, is_lonely=place.parts[0] in lonely)
     graph.operators = [*decoders, *graph.operators]
     return pack(model)
 
@@ -70,29 +82,83 @@ class _Plain:
     scale: np.ndarray | None = None
 
 
-def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a tensor of the artifact goes.
+
+    Attributes:
+        plain: all of its values.
+        parts: the template's constants that take them, row after row.
+        reader: (builtin code, operator) of what computes with it.
+    """
+
+    plain: _Plain
+    parts: list[int]
+    reader: tuple[int, Any] | None
+
+    @property
+    def is_integer(self) -> bool:
+        return self.plain.type in {int(TensorType.INT8), int(TensorType.INT4)}
+
+    @property
+    def code(self) -> int | None:
+        return None if self.reader is None else self.reader[0]
+
+
+def _found(model: Any, index: int, tensor: Tensor) -> _Found:
     (graph,) = model.subgraphs
-    reader = consumer(model, index)
-    code = None if reader is None else reader[0]
+    reader, parts = consumer(model, index), held_in(model, index)
+    shape = [int(size) for size in graph.tensors[index].shape]
+    whole = (shape[0] * len(parts), *shape[1:]) if shape else ()
+    return _Found(_plain(tensor, None if reader is None else reader[0], whole), parts, reader)
+
+
+def _lonely(model: Any, integers: set[int]) -> set[int]:
+    """First gates of integers whose LSTM has floats for its other matrix."""
+    (graph,) = model.subgraphs
+    lonely: set[int] = set()
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == LSTM:
+            both = {int(operator.inputs[slot]) for slot in LSTM_MATRICES}
+            if not both <= integers:
+                lonely |= both & integers
+    return lonely
+
+
+def _replace(model: Any, found: _Found, decoders: list[Any], *, is_lonely: bool) -> None:
+    """One tensor of the artifact, in the places of the template's constants."""
+    plain = found.plain
+    if found.is_integer and not is_lonely:
+        assert found.reader is not None
+        _make_hybrid(model, *found.reader, plain)
+    can_be_sparse = not is_lonely and _can_be_sparse(plain, found.code)
+    for part, values in zip(found.parts, np.split(plain.values, len(found.parts)), strict=True):
+        piece = _Plain(values, plain.type, plain.scale)
+        if found.code in _NOT_XNNPACK and piece.type == TensorType.FLOAT16:
+            piece = _wide_if_sparse(piece)
+        _place(model, part, piece, decoders, can_be_sparse or piece.type == TensorType.FLOAT32)
+        if is_lonely:
+            _dequantize_before(model, part, decoders)
+
+
+def _place(model: Any, index: int, plain: _Plain, decoders: list[Any], can_be_sparse: bool) -> None:
+    """Values in the place of a template's constant."""
+    (graph,) = model.subgraphs
     target = graph.tensors[index]
-    plain = _plain(tensor, code, tuple(int(size) for size in target.shape))
-    # Integers stay dense: behind DENSIFY they would have to become floats to load at all, a sixth
-    # of the bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us).
-    pays = plain.scale is None and _sparse_bytes(plain.values) < plain.values.nbytes
+    pays = can_be_sparse and _sparse_bytes(plain.values) < plain.values.nbytes
     is_sparse = pays and bool(plain.values.any())  # without a value there is no buffer to name
     decoding: list[tuple[int, int]] = []
     if is_sparse:
         decoding.append(_DENSIFY)
     if plain.type == TensorType.FLOAT16:
         decoding.append(_DEQUANTIZE_HALVES)
-    elif plain.scale is not None:
-        assert reader is not None
-        _make_hybrid(model, *reader, plain.type)
     stored = target
     if decoding:
         # The reader keeps the tensor it names; new ones lead to it.
         stored = _new_tensor(target.shape, plain, target.name)
         target.name, target.buffer = b"", 0
+        if plain.scale is not None:
+            target.type, target.quantization = plain.type, _quantization(plain)
         source = _append(graph, stored)
         for step, kind in enumerate(decoding):
             last = step == len(decoding) - 1
@@ -107,6 +173,25 @@ def _replace(model: Any, index: int, tensor: Tensor, decoders: list[Any]) -> Non
     if plain.type == TensorType.INT4:
         values = _nibbles(values)
     stored.buffer = add_buffer(model, values)
+
+
+def _can_be_sparse(plain: _Plain, code: int | None) -> bool:
+    """Whether the runtime computes right with this behind DENSIFY.
+
+    XNNPACK's operators would have to take integers as floats to load them at all, a sixth of the
+    bytes at ten times the latency (measured: 45,296 B, 30 us; 269,776 B, 2.3 us). Before the others
+    DENSIFY then DEQUANTIZE gives garbage under its delegate (LiteRT 2.3.0), not without it.
+    """
+    if code in _NOT_XNNPACK:
+        return plain.type != int(TensorType.FLOAT16)
+    return plain.scale is None
+
+
+def _wide_if_sparse(halves: _Plain) -> _Plain:
+    """The same values as 32-bit floats, where those are smaller as rows than the halves are."""
+    wide = halves.values.astype(np.float32)
+    is_smaller = _sparse_bytes(wide) < halves.values.nbytes
+    return _Plain(wide, TensorType.FLOAT32) if is_smaller else halves
 
 
 def _nibbles(levels: np.ndarray) -> np.ndarray:
@@ -128,7 +213,7 @@ def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
                 to_file(tensor.decode(), code, shape).astype(np.float16), TensorType.FLOAT16
             )
         case GridTensor(levels=levels, scale=scale):
-            if not levels.any():  # nothing but zeros needs no grid
+            if not levels.any() and code in _FLOAT_ZEROS:  # nothing but zeros needs no grid
                 return _Plain(to_file(tensor.decode(), code, shape), TensorType.FLOAT32)
             return _integers(tensor.name, levels, scale, code, shape)
     return _Plain(to_file(tensor.decode(), code, shape), TensorType.FLOAT32)
@@ -137,21 +222,49 @@ def _plain(tensor: Tensor, code: int | None, shape: tuple[int, ...]) -> _Plain:
 def _integers(
     name: str, levels: np.ndarray, scale: np.ndarray, code: int | None, shape: tuple[int, ...]
 ) -> _Plain:
-    if code not in _HYBRID or levels.ndim < 2:  # a bias is the same operator's, but a float
+    kernels = (*_HYBRID, BuiltinOperator.GATHER)
+    if code not in kernels or levels.ndim < 2:  # a bias is the same operator's, but a float
         raise CannotHold(name, "tflite: no kernel reads it as integers")
     largest = int(np.abs(levels).max())
     if largest > 127:
         raise CannotHold(name, "tflite: levels must be at most 127")
-    kind = TensorType.INT4 if largest <= 7 else TensorType.INT8
+    if len(scale) > 1 and code in (LSTM, BuiltinOperator.GATHER):
+        raise CannotHold(name, "tflite: its kernel takes one scale a weight")
+    is_small = largest <= 7 and code in _HYBRID_OF_4_BITS
+    kind = TensorType.INT4 if is_small else TensorType.INT8
     return _Plain(to_file(levels, code, shape).astype(np.int8), kind, scale)
 
 
-def _make_hybrid(model: Any, code: int, operator: Any, kind: int) -> None:
+def _make_hybrid(model: Any, code: int, operator: Any, plain: _Plain) -> None:
     """The operator as the integer kernels want it."""
-    versions = _HYBRID_OF_4_BITS if kind == TensorType.INT4 else _HYBRID
+    if code == BuiltinOperator.GATHER:
+        _dequantize_behind(model, operator, plain)
+        return
+    versions = _HYBRID_OF_4_BITS if plain.type == TensorType.INT4 else _HYBRID
     operator.opcodeIndex = opcode(model, code, versions[code])
-    if code == BuiltinOperator.FULLY_CONNECTED:
+    if code in (BuiltinOperator.FULLY_CONNECTED, LSTM):
         operator.builtinOptions.asymmetricQuantizeInputs = True
+
+
+def _dequantize_behind(model: Any, gather: Any, plain: _Plain) -> None:
+    """Rows that are looked up in levels, as the floats that their readers know."""
+    (graph,) = model.subgraphs
+    gather.opcodeIndex = opcode(model, *_GATHER_LEVELS)
+    (floats,) = (int(index) for index in gather.outputs)
+    known = graph.tensors[floats]
+    rows = _append(graph, _new_tensor(known.shape, plain))
+    graph.tensors[rows].shapeSignature = known.shapeSignature
+    gather.outputs = np.array([rows], np.int32)
+    at = next(n for n, operator in enumerate(graph.operators) if operator is gather)
+    graph.operators.insert(at + 1, _operator(model, _DEQUANTIZE_LEVELS, rows, floats))
+
+
+def _dequantize_before(model: Any, index: int, decoders: list[Any]) -> None:
+    """Floats under a tensor's own number; its levels under a new one."""
+    (graph,) = model.subgraphs
+    levels = graph.tensors[index]
+    graph.tensors[index] = _new_tensor(levels.shape, _Plain(np.zeros(0), TensorType.FLOAT32))
+    decoders.append(_operator(model, _DEQUANTIZE_LEVELS, _append(graph, levels), index))
 
 
 def _new_tensor(shape: np.ndarray, plain: _Plain, name: bytes = b"") -> Any:

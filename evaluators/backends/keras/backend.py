@@ -29,7 +29,7 @@ from evaluators.backends.keras.process import prepare
 from evaluators.backends.keras.profile import layer_profiles
 from evaluators.backends.keras.score import Runner, sample_scores, task_loss
 from evaluators.backends.keras.train import TrainingData
-from evaluators.backends.scan import SCAN_SAMPLES
+from evaluators.backends.scan import scan_samples
 from evaluators.workloads.keras import ArraySplit, KerasWorkload, as_array_split
 from spaces import Failure, InvalidRequest, Metric, Policy
 
@@ -147,7 +147,9 @@ class KerasBackend:
     def scan(self) -> Scan:
         """See `Backend.scan`."""
         train = self.workload.train
-        split = ArraySplit(train.inputs[:SCAN_SAMPLES], train.targets[:SCAN_SAMPLES])
+        found = self.network.layers.values()
+        count = scan_samples(sum(layer.macs for layer in found), len(found))
+        split = ArraySplit(train.inputs[:count], train.targets[:count])
         layers, passes = layer_profiles(
             self.network,
             lambda weights: task_loss(self._with(weights), self.prepare, self.loss, split),

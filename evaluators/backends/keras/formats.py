@@ -146,11 +146,23 @@ def convert(model: keras.Model) -> bytes:
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
-            converted: bytes = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+            converted: bytes = _converter(model).convert()
     except Exception as error:  # the converter's many kinds
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CannotHold("", f"tflite: the converter fails: {first}") from None
     return converted
+
+
+def _converter(model: keras.Model) -> Any:
+    """A recurrent layer has a fused kernel for a batch of known size only."""
+    if not any(isinstance(layer, keras.layers.RNN) for layer in model.layers):
+        return tf.lite.TFLiteConverter.from_keras_model(model)
+    (given,) = model.inputs
+    single = tf.TensorSpec([1, *given.shape[1:]], given.dtype)
+    call = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    return tf.lite.TFLiteConverter.from_concrete_functions(
+        [call.get_concrete_function(single)], model
+    )
 
 
 def make_format(name: str, network: Network, sample: tf.Tensor) -> KerasFormat:

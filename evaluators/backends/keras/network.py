@@ -1,4 +1,7 @@
-"""A Keras network as the stages and files see it: layers by name, tensors with channels first."""
+"""A Keras network as the stages and files see it: layers by name, tensors with channels first.
+
+An LSTM is two of these layers, "NAME.input" and "NAME.recurrent", one for each of its matrices.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,25 +21,36 @@ COMPRESSIBLE = {
     keras.layers.Dense: "Linear",
     keras.layers.Conv1D: "Conv1d",
     keras.layers.Conv2D: "Conv2d",
+    keras.layers.Embedding: "Embedding",
+    keras.layers.LSTM: "LSTM",
 }
 #: Kind -> kernel axes in channels-first order: Keras has the output channels last.
-_AXES = {"Linear": (1, 0), "Conv1d": (2, 1, 0), "Conv2d": (3, 2, 0, 1)}
+_AXES = {
+    "Linear": (1, 0),
+    "Conv1d": (2, 1, 0),
+    "Conv2d": (3, 2, 0, 1),
+    "Embedding": (0, 1),
+    "LSTM": (1, 0),
+}
+_FOLDING = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
 
 @dataclass(frozen=True, slots=True)
 class KerasLayer:
-    """One compressible layer.
+    """One compressible layer, or one of the two weights of a recurrent one.
 
     Attributes:
-        name: the layer's own.
-        kind: "Linear", "Conv1d" or "Conv2d".
-        shape: of the weight, output channels first.
+        name: the layer's own; of an LSTM with ".input" or ".recurrent" behind it.
+        owner: the Keras layer's name.
+        kind: see `spaces.LayerProfile.kind`.
+        shape: of the weight, output channels first; of an LSTM its four gates' rows, i f c o.
         has_bias: whether there is one.
         macs, input_elements, output_elements: of one inference.
     """
 
     name: str
+    owner: str
     kind: str
     shape: tuple[int, ...]
     has_bias: bool
@@ -139,7 +153,7 @@ def _foldable_into(norm: keras.layers.Layer) -> keras.layers.Layer | None:
     if type(norm) is not keras.layers.BatchNormalization or len(norm.inbound_nodes) != 1:
         return None
     before = norm.inbound_nodes[0].inbound_layers
-    alone = not isinstance(before, list) and type(before) in COMPRESSIBLE
+    alone = not isinstance(before, list) and type(before) in _FOLDING
     if not alone or len(before.outbound_nodes) != 1 or len(before.inbound_nodes) != 1:
         return None
     on_channels = tuple(norm.axis) == (len(before.output_shape) - 1,)
@@ -175,9 +189,10 @@ class Network:
         """
         self.model, self.folded = fold_norms(model)
         self.layers = {
-            layer.name: _describe(layer)
+            described.name: described
             for layer in self.model.layers
-            if type(layer) in COMPRESSIBLE and getattr(layer, "groups", 1) == 1
+            if _is_compressible(layer)
+            for described in _describe(layer)
         }
         if not self.layers:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.excluded)
@@ -190,12 +205,15 @@ class Network:
     def excluded(self) -> tuple[tuple[str, str], ...]:
         """(layer, reason) of every layer with weights that no stage touches."""
         found = [(norm, f"folded into {layer}") for norm, layer in self.folded.items()]
+        owners = {described.owner for described in self.layers.values()}
         for layer in self.model.layers:
-            if layer.name in self.layers or not layer.weights:
+            if layer.name in owners or not layer.weights:
                 continue
             kind = type(layer).__name__
             if isinstance(layer, _NORMS):
                 reason = "normalisation, kept as it is"
+            elif type(layer) is keras.layers.LSTM:
+                reason = "an LSTM that is given a state is not supported yet, kept as it is"
             elif type(layer) in COMPRESSIBLE:
                 reason = "grouped convolutions are not supported yet, kept as they are"
             else:
@@ -224,13 +242,17 @@ class Network:
 
     def read_layer(self, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
         """As `read`, of one layer without a wrapper."""
-        ours, tensors = self.layers.get(layer.name), {}
+        tensors = {}
         for name, variable in _variables(layer).items():
-            values = variable.numpy().astype(np.float32)
-            if ours is not None and name == "weight":
-                values = ours.first(values)
-            tensors[tensor_name(layer.name, name)] = values
+            full = tensor_name(layer.name, name)
+            values, ours = variable.numpy().astype(np.float32), self.weight_of(full)
+            tensors[full] = values if ours is None else ours.first(values)
         return tensors
+
+    def weight_of(self, tensor: str) -> KerasLayer | None:
+        """The compressible layer whose weight a tensor is."""
+        owner, _, part = tensor.rpartition(".")
+        return self.layers.get(owner) if part == "weight" else None
 
     def write(self, model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read`.
@@ -241,14 +263,14 @@ class Network:
         wanted = {}
         for layer in model.layers:
             for name, variable in _variables(layer).items():
-                wanted[tensor_name(layer.name, name)] = (layer, name, variable)
+                wanted[tensor_name(layer.name, name)] = variable
         for name in [*wanted, *tensors]:
             if name not in tensors or name not in wanted:
                 where = "file" if name not in tensors else "network"
                 raise InvalidRequest(f"the {where} has no tensor {name}")
-        for full, (layer, name, variable) in wanted.items():
-            values, ours = tensors[full], self.layers.get(layer.name)
-            if ours is not None and name == "weight":
+        for full, variable in wanted.items():
+            values, ours = tensors[full], self.weight_of(full)
+            if ours is not None:
                 if values.shape != ours.shape:
                     raise InvalidRequest(
                         f"{full} has shape {values.shape} in the file, {ours.shape} in the network"
@@ -274,6 +296,15 @@ class Network:
 
 def _variables(layer: keras.layers.Layer) -> dict[str, Any]:
     """The layer's own name of each variable -> variable; a kernel is called "weight"."""
+    if type(layer) is keras.layers.Embedding:
+        return {"weight": layer.embeddings}
+    if type(layer) is keras.layers.LSTM:
+        cell = layer.cell
+        return {
+            "input.weight": cell.kernel,
+            **({"input.bias": cell.bias} if cell.use_bias else {}),
+            "recurrent.weight": cell.recurrent_kernel,
+        }
     if type(layer) in COMPRESSIBLE:
         return {
             "weight": layer.kernel,
@@ -286,20 +317,55 @@ def _variables(layer: keras.layers.Layer) -> dict[str, Any]:
     return found
 
 
-def _describe(layer: keras.layers.Layer) -> KerasLayer:
+def _is_compressible(layer: keras.layers.Layer) -> bool:
+    if type(layer) is keras.layers.LSTM:
+        # An initial state is a second input, and then the shape is a list of shapes.
+        return not layer.stateful and isinstance(layer.input_shape, tuple)
+    return type(layer) in COMPRESSIBLE and getattr(layer, "groups", 1) == 1
+
+
+def _describe(layer: keras.layers.Layer) -> tuple[KerasLayer, ...]:
     kind = COMPRESSIBLE[type(layer)]
-    kernel = tuple(int(size) for size in layer.kernel.shape)
+    if isinstance(layer, keras.layers.LSTM):
+        return _describe_lstm(layer)
+    is_embedding = isinstance(layer, keras.layers.Embedding)
+    weight = layer.embeddings if is_embedding else layer.kernel
+    kernel = tuple(int(size) for size in weight.shape)
     shape = tuple(kernel[axis] for axis in _AXES[kind])
     outputs = _elements(layer.output_shape)
-    return KerasLayer(
-        name=layer.name,
-        kind=kind,
-        shape=shape,
-        has_bias=bool(layer.use_bias),
-        # Each output element costs one MAC for every weight that feeds its channel.
-        macs=outputs * (int(np.prod(shape)) // shape[0]),
-        input_elements=_elements(layer.input_shape),
-        output_elements=outputs,
+    return (
+        KerasLayer(
+            name=layer.name,
+            owner=layer.name,
+            kind=kind,
+            shape=shape,
+            has_bias=not is_embedding and bool(layer.use_bias),
+            # Each output element costs one MAC for every weight that feeds its channel; a looked
+            # up one costs none.
+            macs=0 if is_embedding else outputs * (int(np.prod(shape)) // shape[0]),
+            input_elements=_elements(layer.input_shape),
+            output_elements=outputs,
+        ),
+    )
+
+
+def _describe_lstm(layer: keras.layers.LSTM) -> tuple[KerasLayer, ...]:
+    """Its two matrices; each works once a step for all four gates."""
+    steps, features = (int(size or 1) for size in layer.input_shape[1:])
+    units = int(layer.units)
+    parts = (("input", features, bool(layer.use_bias)), ("recurrent", units, False))
+    return tuple(
+        KerasLayer(
+            name=f"{layer.name}.{part}",
+            owner=layer.name,
+            kind="LSTM",
+            shape=(4 * units, width),
+            has_bias=has_bias,
+            macs=steps * 4 * units * width,
+            input_elements=steps * width,
+            output_elements=steps * 4 * units,
+        )
+        for part, width, has_bias in parts
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from evaluators.backends.keras.network import KerasLayer, Network
 from evaluators.backends.keras.rounding import stored_tensor
 from evaluators.backends.kmeans import kmeans
-from evaluators.backends.scan import QUANTILES, SCAN
+from evaluators.backends.scan import QUANTILES, SCAN, passes_of
 from spaces import LayerPolicy, LayerProfile, Sensitivity, tensor_name
 
 __all__ = ["layer_profiles"]
@@ -33,7 +33,7 @@ def layer_profiles(
             value = float(getattr(asked, knob))
             found.append(Sensitivity(knob, value, round(loss(treated) - base, 6)))
         profiles.append(_profile(layer, values, tuple(found)))
-    return tuple(profiles), 1 + len(profiles) * len(SCAN)
+    return tuple(profiles), passes_of(len(profiles))
 
 
 def _profile(

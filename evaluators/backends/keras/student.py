@@ -9,16 +9,10 @@ from evaluators.artifacts.packed import Artifact, FloatTensor, dense
 from evaluators.artifacts.packed import Tensor as Stored
 from evaluators.backends.keras.network import Network
 from evaluators.backends.keras.rounding import stored_tensor
-from evaluators.backends.keras.wrap import (
-    Cluster,
-    Kept,
-    Prune,
-    Quantize,
-    Treatment,
-    read_out,
-    wrapped,
-)
+from evaluators.backends.keras.treatment import Cluster, Kept, Prune, Quantize, Treatment
+from evaluators.backends.keras.wrap import read_out, wrapped
 from spaces import Failure, LayerAudit, LayerPolicy, Policy, Stage, tensor_name
+from spaces.profile import ONE_SCALE_KINDS
 
 __all__ = ["Student", "policy_failure"]
 
@@ -120,14 +114,15 @@ def _artifact(
     tensors: list[Stored] = []
     quantized, clustered = Stage.QUANTIZE in done, Stage.CLUSTER in done
     constrained = {}
-    for name in network.layers:
+    for name, layer in network.layers.items():
         asked = policy.layer(name)
+        per_channel = policy.granularity == "channel" and layer.kind not in ONE_SCALE_KINDS
         clusters = clustered and asked.clusters is not None
         constrained[tensor_name(name, "weight")] = (
             clusters,
             asked.bits if quantized else 32,
             # One scale where the layer is clustered, now or later: see `Policy.granularity`.
-            policy.granularity == "channel" and asked.clusters is None,
+            per_channel and asked.clusters is None,
         )
         bias_bits = asked.bias_bits if quantized else 32
         constrained[tensor_name(name, "bias")] = (False, bias_bits, False)

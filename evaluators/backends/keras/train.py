@@ -11,6 +11,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tensorflow.python.framework.func_graph import dismantle_func_graph
 
+from evaluators.backends.keras.constrained import Constrained
 from evaluators.backends.schedule import CHECK_EVERY, Diverged, learning_rate_factor, steps_of
 from evaluators.workloads.keras import ArraySplit
 from evaluators.workloads.recipe import Recipe
@@ -82,9 +83,12 @@ def fine_tune(
     callback = tfmot.sparsity.keras.UpdatePruningStep()
     callback.set_model(model)
     callback.on_train_begin()
+    ours = [layer for layer in model.layers if isinstance(layer, Constrained)]
     nothing = np.zeros((0,), np.float32)
     for number, indices in enumerate(_batches(data, batch_size, steps, rng)):
         optimiser.learning_rate = recipe.learning_rate * learning_rate_factor(number, steps, recipe)
+        for layer in ours:
+            layer.advance()
         value = compiled(
             tf.constant(data.split.inputs[indices]),
             tf.constant(data.split.targets[indices]),

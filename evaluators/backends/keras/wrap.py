@@ -6,7 +6,6 @@ computed again: TFMOT's own wrappers would start from other centroids, or let a 
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,14 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
     PruneLowMagnitude,
 )
 
+from evaluators.backends.keras.constrained import Constrained, is_own
 from evaluators.backends.keras.network import Network
 from evaluators.backends.keras.quantizers import WeightConfig, WeightsOnlyScheme, latent_kernel
+from evaluators.backends.keras.treatment import Cluster, Kept, Prune, Quantize, Treatment
 from evaluators.backends.schedule import RAMP_SHARE, UPDATE_EVERY
 from spaces import tensor_name
 
-__all__ = ["Cluster", "Kept", "Prune", "Quantize", "Treatment", "read_out", "wrapped"]
+__all__ = ["read_out", "wrapped"]
 
 _SCHEDULES = tfmot.sparsity.keras
 _INITS = {
@@ -39,46 +40,6 @@ _INITS = {
 _NEVER = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Prune:
-    """`prune_low_magnitude` with PolynomialDecay, to `sparsity` after 60 % of `steps`."""
-
-    sparsity: float
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """`cluster_weights`: `clusters` shared non-zero values; zeros stay where there are any."""
-
-    clusters: int
-    init: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What is established stays: the zeros, and the shared values of `clusters`, if not None."""
-
-    clusters: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Quantize:
-    """Quantization-aware training of the weights in 8 bits, one scale a tensor or a channel.
-
-    Attributes:
-        per_channel: whether each output channel has a scale.
-        keeps_zeros, keeps_clusters: what TFMOT's PQAT, CQAT and PCQAT quantizers preserve.
-    """
-
-    per_channel: bool
-    keeps_zeros: bool
-    keeps_clusters: bool
-
-
-Treatment = Prune | Cluster | Kept | Quantize
-
-
 def wrapped(
     network: Network, weights: Mapping[str, np.ndarray], treatments: Mapping[str, Treatment]
 ) -> keras.Model:
@@ -87,10 +48,17 @@ def wrapped(
     Args:
         network: the architecture.
         weights: tensor -> values to start from.
-        treatments: layer -> its wrapper; a layer that is not named is trained freely.
+        treatments: layer, or part of one -> its wrapper; a layer that is not named is trained
+            freely.
     """
     model = network.with_weights(weights)
     model.trainable = True
+    own: dict[str, dict[str, Treatment]] = {}
+    for name, treatment in treatments.items():
+        owner = network.layers[name].owner
+        if is_own(model.get_layer(owner)):
+            own.setdefault(owner, {})[name] = treatment
+    treatments = {n: t for n, t in treatments.items() if network.layers[n].owner not in own}
     quantized = {n: t for n, t in treatments.items() if isinstance(t, Quantize)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras about Keras
@@ -98,6 +66,8 @@ def wrapped(
             model = _quantized(model, quantized)
 
         def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+            if layer.name in own:
+                return Constrained(layer, own[layer.name])
             match treatments.get(layer.name):
                 case Prune(sparsity, steps):
                     return _prune(layer, sparsity, steps)
@@ -182,12 +152,24 @@ def read_out(network: Network, model: keras.Model) -> dict[str, np.ndarray]:
     for layer in model.layers:
         inner = layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
         described = network.layers.get(inner.name)
+        if isinstance(layer, Constrained):
+            tensors |= network.read_layer(inner) | _constrained(network, layer)
+            continue
         if inner is layer or described is None:
             tensors |= network.read_layer(inner)
             continue
         tensors[tensor_name(inner.name, "weight")] = described.first(_kernel(layer))
         if described.has_bias:
             tensors[tensor_name(inner.name, "bias")] = inner.bias.numpy()
+    return tensors
+
+
+def _constrained(network: Network, wrapper: Constrained) -> dict[str, np.ndarray]:
+    tensors = {}
+    for name, described in network.layers.items():
+        values = wrapper.values(name)
+        if values is not None:
+            tensors[tensor_name(name, "weight")] = described.first(values)
     return tensors
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from evaluators.backends.pytorch.formats import Removal, TorchFormat, make_forma
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
 from evaluators.backends.pytorch.pipeline import CALIBRATION_SAMPLES, compress
 from evaluators.backends.pytorch.profile import layer_profiles
+from evaluators.backends.pytorch.recurrent import parted
 from evaluators.backends.pytorch.score import evaluate, sample_scores
 from evaluators.backends.pytorch.student import Student
 from evaluators.backends.pytorch.train import TrainingData
@@ -47,8 +49,9 @@ class TorchBackend:
             InvalidRequest: a network that cannot be held, or no such device.
         """
         assert isinstance(workload, Workload)
-        self.workload = workload
         check_model(workload.model)
+        # From here on everything sees the same network, its recurrent layers in parts.
+        self.workload = replace(workload, model=parted(workload.model))
         cuda = torch.cuda.is_available()
         self.device = choose_device(device, cuda)
         self.precision = choose_precision(self.device, cuda and torch.cuda.is_bf16_supported())
@@ -158,7 +161,7 @@ class TorchBackend:
         def removal(artifact: Artifact) -> Removal:
             return self.removal(policy, dense(artifact))
 
-        layers = tuple(student.layers)
+        layers = tuple(student.readers)
         return Compressed(artifact_of(student), _effective(student), layers, removal, audit)
 
     def removal(self, policy: Policy, weights: Mapping[str, np.ndarray]) -> Removal:

@@ -14,7 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from evaluators.backends.pytorch.layers import COMPRESSIBLE
+from evaluators.backends.pytorch.layers import CHANNEL_KINDS, COMPRESSIBLE, RECURRENT_KINDS
 
 __all__ = ["ChannelGroup", "channel_groups", "remove_channels"]
 
@@ -22,6 +22,13 @@ _OUT = {
     "Linear": tp.prune_linear_out_channels,
     "Conv1d": tp.prune_conv_out_channels,
     "Conv2d": tp.prune_conv_out_channels,
+}
+#: Kinds without removable channels -> why.
+_WHY_ALONE = {
+    "Embedding": "its channels are every word's values, which are pruned one by one",
+    **dict.fromkeys(
+        RECURRENT_KINDS, "its channels are gates of a state that every step reads again"
+    ),
 }
 _IN = (tp.prune_linear_in_channels, tp.prune_conv_in_channels)
 
@@ -84,7 +91,18 @@ def channel_groups(
         layers: names of the compressible layers.
         sample: (1, ...) prepared input.
     """
-    layers = list(layers)
+    modules = dict(model.named_modules())
+    kinds = {name: COMPRESSIBLE[type(modules[name])] for name in layers}
+    layers = [name for name, kind in kinds.items() if kind in CHANNEL_KINDS]
+    alone = tuple(
+        ChannelGroup((name,), why_kept=_WHY_ALONE[kind])
+        for name, kind in kinds.items()
+        if kind not in CHANNEL_KINDS
+    )
+    return alone + (_found_groups(model, layers, sample) if layers else ())
+
+
+def _found_groups(model: nn.Module, layers: list[str], sample: Tensor) -> tuple[ChannelGroup, ...]:
     try:
         traced, graph = _traced_copy(model, sample)
         found = _coupled(traced, graph, layers)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.backends.pytorch import sparse_kernels
-from evaluators.backends.pytorch.constraint import Grid, WeightConstraint
+from evaluators.backends.pytorch.constraint import Grid, WeightConstraint, channels_last
+from evaluators.backends.pytorch.recurrent import GateWeights
 from evaluators.backends.pytorch.student import Student, StudentLayer
 
 __all__ = ["compacted"]
@@ -87,10 +88,12 @@ class _CompactLayer:
             compact.grid = Grid(scale, low, high, whole.grid.bits)
         return compact
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+    def _forward(self, *given: Tensor) -> Any:
+        """As the module's own `forward`."""
         effective = self.constraint(self._values)
         module: Any = self._layer.module
         if self._is_sparse_product:
+            (inputs,) = given
             flat = inputs.reshape(-1, self._shape[1])
             product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
                 flat, effective, self._csr, self._transposed
@@ -99,10 +102,16 @@ class _CompactLayer:
             return product if module.bias is None else product + module.bias
         weight = effective.new_zeros(self._shape.numel())
         weight = weight.scatter(0, self._flat, effective).view(self._shape)
+        if isinstance(module, GateWeights):
+            return weight, module.bias
+        (inputs,) = given
         if isinstance(module, nn.Linear):
             return F.linear(inputs, weight, module.bias)
-        output: Tensor = module._conv_forward(inputs, weight, module.bias)
-        return output
+        if isinstance(module, nn.Embedding):
+            return F.embedding(
+                inputs, weight, module.padding_idx, scale_grad_by_freq=module.scale_grad_by_freq
+            )
+        return module._conv_forward(inputs, channels_last(weight), module.bias)
 
     @torch.no_grad()
     def expand(self) -> None:

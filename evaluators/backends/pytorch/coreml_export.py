@@ -46,8 +46,8 @@ def export_program(model: nn.Module, sample: Tensor) -> Any:
     Raises:
         CannotHold: the converter cannot translate the network.
     """
-    import coremltools as ct  # noqa: PLC0415 -- inside `quiet`, as the caller makes sure
-
+    # Imported inside `quiet`, as the caller makes sure.
+    from evaluators.artifacts.mlpackage.alone import coremltools as ct  # noqa: PLC0415
     from evaluators.artifacts.mlpackage.package import pass_pipeline  # noqa: PLC0415
 
     whole = np.float32 if sample.is_floating_point() else np.int32

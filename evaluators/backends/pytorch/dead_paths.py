@@ -16,6 +16,8 @@ __all__ = ["idle_weights", "silent_inputs"]
 def silent_inputs(student: Student, batch: Tensor) -> dict[str, Tensor]:
     """Layer -> (inputs,) booleans: which of its input features or channels are 0 all through.
 
+    Nothing is said of embeddings, whose inputs are numbers of rows, nor of recurrent layers.
+
     Args:
         student: as its stages have left it; in training mode it is put back into it.
         batch: prepared training inputs.
@@ -32,7 +34,7 @@ def silent_inputs(student: Student, batch: Tensor) -> dict[str, Tensor]:
 
         return module.register_forward_pre_hook(hook)
 
-    handles = [watch(name, layer.module) for name, layer in student.layers.items()]
+    handles = [watch(name, layer.module) for name, layer in student.readers.items()]
     was_training = student.model.training
     try:
         student.model.eval()(batch.clone())

@@ -155,7 +155,7 @@ class _Run:
     def _quantize_activations(self) -> None:
         if self.policy.activation_bits == 8:
             batch = self._some_inputs()
-            modules = {name: layer.module for name, layer in self.student.layers.items()}
+            modules = {name: layer.module for name, layer in self.student.readers.items()}
             self.student.quantize_activations(calibrate(self.student.model, modules, batch))
 
     def _some_inputs(self) -> Tensor:

@@ -19,7 +19,7 @@ from evaluators.backends.pytorch.layers import (
 )
 from evaluators.backends.pytorch.score import task_loss
 from evaluators.backends.pytorch.student import Student
-from evaluators.backends.scan import QUANTILES, SCAN, SCAN_SAMPLES
+from evaluators.backends.scan import QUANTILES, SCAN, passes_of, scan_samples
 from evaluators.workloads.base import Split, Workload
 from spaces import LayerProfile, Policy, Sensitivity, Stage
 
@@ -45,13 +45,14 @@ def layer_profiles(
         (name, "forward() never uses it, kept as it is") for name in layers if name not in shapes
     )
     profiles = []
-    split = Split(workload.train.inputs[:SCAN_SAMPLES], workload.train.targets[:SCAN_SAMPLES])
+    count = scan_samples(sum(shape.macs for shape in shapes.values()), len(shapes))
+    split = Split(workload.train.inputs[:count], workload.train.targets[:count])
     base = task_loss(model, workload, split)
     for name in shapes:
         profile = _shape_profile(name, layers[name], shapes[name], name in removable)
         scanned = _scan(workload, groups, name, split, base)
         profiles.append(replace(profile, sensitivity=scanned, input_group=inputs.get(name, "")))
-    return tuple(profiles), excluded, 1 + len(profiles) * len(SCAN)
+    return tuple(profiles), excluded, passes_of(len(profiles))
 
 
 def _input_groups(groups: tuple[ChannelGroup, ...]) -> dict[str, str]:
@@ -66,7 +67,7 @@ def _input_groups(groups: tuple[ChannelGroup, ...]) -> dict[str, str]:
 def _shape_profile(
     name: str, module: torch.nn.Module, shape: LayerShape, can_prune_channels: bool
 ) -> LayerProfile:
-    weight, bias = module.weight, module.bias
+    weight, bias = module.weight, getattr(module, "bias", None)
     assert isinstance(weight, Tensor)
     values = weight.detach().float().cpu().numpy().ravel()
     return LayerProfile(

@@ -15,6 +15,7 @@ from evaluators.backends.pytorch.rate import rate_importance
 from evaluators.backends.pytorch.student import Student, StudentLayer
 from evaluators.backends.schedule import RAMP_SHARE, UPDATE_EVERY
 from spaces import LayerPolicy, Policy, kept_channels
+from spaces.profile import ONE_SCALE_KINDS
 
 __all__ = ["cluster", "prune_schedule", "quantize", "reassign", "settle"]
 
@@ -222,6 +223,7 @@ def _quantize_weight(layer: StudentLayer, asked: LayerPolicy, policy: Policy) ->
         constraint.grid = fit_grid(values, asked.bits, policy.scheme, "tensor")
     else:
         # A layer that is still to be clustered needs one scale, or the codebook would be
-        # multiplied by the number of channels.
-        granularity = "tensor" if asked.clusters is not None else policy.granularity
+        # multiplied by the number of channels; some kinds have one whatever is asked.
+        is_one = asked.clusters is not None or layer.kind in ONE_SCALE_KINDS
+        granularity = "tensor" if is_one else policy.granularity
         constraint.grid = fit_grid(layer.effective(), asked.bits, policy.scheme, granularity)

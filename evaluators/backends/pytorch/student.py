@@ -15,7 +15,12 @@ from evaluators.backends.pytorch.constraint import (
     NormConstraint,
     WeightConstraint,
 )
-from evaluators.backends.pytorch.layers import compressible_layers
+from evaluators.backends.pytorch.layers import (
+    CHANNEL_KINDS,
+    COMPRESSIBLE,
+    RECURRENT_KINDS,
+    compressible_layers,
+)
 from spaces import Failure, LayerAudit, Policy, Stage
 
 __all__ = ["Student", "StudentLayer", "policy_failure"]
@@ -27,11 +32,13 @@ class StudentLayer:
 
     Attributes:
         name: as in the model.
+        kind: as in `LayerProfile`.
         module: its parametrized copy.
         constraint, bias: what is established; `bias` is None without a bias.
     """
 
     name: str
+    kind: str
     module: nn.Module
     constraint: WeightConstraint
     bias: BiasConstraint | None
@@ -52,10 +59,10 @@ class StudentLayer:
 
     @torch.no_grad()
     def effective(self) -> Tensor:
-        """What the network computes with and the file stores, (weight shape)."""
+        """What the network computes with and the file stores, (weight shape), in C order."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        return weight.detach()
+        return weight.detach().contiguous()
 
     @torch.no_grad()
     def effective_bias(self) -> Tensor:
@@ -123,6 +130,11 @@ class Student:
                         )
             self._norms[norm].mask = keep.float()
 
+    @property
+    def readers(self) -> dict[str, StudentLayer]:
+        """The layers that read features: neither look-ups nor what carries a state along."""
+        return {n: layer for n, layer in self.layers.items() if layer.kind in CHANNEL_KINDS}
+
     def quantize_activations(self, grids: Mapping[str, ActivationGrid]) -> None:
         """From now on each named layer's input is rounded to its grid."""
         modules = dict(self.model.named_modules())
@@ -144,13 +156,14 @@ class Student:
 
 
 def _constrain(name: str, module: nn.Module) -> StudentLayer:
+    kind = COMPRESSIBLE[type(module)]  # before a parametrization gives it a class of its own
     constraint = WeightConstraint()
     parametrize.register_parametrization(module, "weight", constraint)
     bias = None
-    if module.bias is not None:
+    if getattr(module, "bias", None) is not None:
         bias = BiasConstraint()
         parametrize.register_parametrization(module, "bias", bias)
-    return StudentLayer(name, module, constraint, bias)
+    return StudentLayer(name, kind, module, constraint, bias)
 
 
 def policy_failure(policy: Policy, student: Student) -> Failure | None:
@@ -170,4 +183,9 @@ def policy_failure(policy: Policy, student: Student) -> Failure | None:
                 if (twin.pattern, twin.sparsity) != (layer.pattern, layer.sparsity):
                     reason = f"pattern channel: its channels are coupled with {other}'s"
                     return Failure(name, Stage.PRUNE, f"{reason}, which asks for something else")
+    if policy.activation_bits != 32:
+        for name, found in student.layers.items():
+            if found.kind in RECURRENT_KINDS:
+                reason = f"activation_bits: the state of {found.kind} layers stays in floats"
+                return Failure(name, Stage.QUANTIZE, reason)
     return None

@@ -1,5 +1,7 @@
 """The `mlpackage` format without a network: codes in a program, read back to the last bit."""
 
+import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +158,18 @@ def test_damaged_packages_give_one_clear_error(file: str, tmp_path: Path) -> Non
             read({**content, file: content[file][:cut]})
     with quiet(), pytest.raises(DamagedArtifact):
         read({name: data for name, data in content.items() if name != file})
+
+
+def test_coremltools_brings_no_tensorflow() -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("the extra keras is not installed")
+    code = (
+        "import sys, evaluators.artifacts.mlpackage.package\n"
+        "assert 'coremltools' in sys.modules and 'tensorflow' not in sys.modules\n"
+        "import importlib.util\n"
+        "assert importlib.util.find_spec('tensorflow') is not None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML predicts here")

@@ -103,3 +103,21 @@ def test_half_precision_is_exact() -> None:
     constraint.bits = 16
     latent = torch.tensor([[1 / 3, -2.0001]])
     assert torch.equal(constraint(latent), latent.half().float())
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=4, max_dims=4, max_side=4),
+        elements=st.floats(-9, 9, width=32),
+    ),
+    st.booleans(),
+)
+def test_convolutions_get_their_weights_channels_last(values: np.ndarray, is_masked: bool) -> None:
+    constraint, latent = WeightConstraint(), torch.from_numpy(values)
+    if is_masked:
+        constraint.mask = (latent > 0).float()
+    effective = constraint(latent)
+    assert effective.is_contiguous(memory_format=torch.channels_last)
+    expected = latent * constraint.mask if constraint.mask is not None else latent
+    assert torch.equal(effective, expected)

@@ -5,14 +5,17 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from evaluators.checker import broken_constraints
 from evaluators.workloads.keras import KerasWorkload
 from evaluators.workloads.registry import backend_of
-from spaces import InvalidRequest
+from spaces import Failure, InvalidRequest, LayerPolicy, Policy, Stage
 from tests import keras_networks
+from tests.evaluators.backends.conftest import Bench
 
 ROOT = Path(__file__).parents[3]
 needs_keras = pytest.mark.skipif(
@@ -261,3 +264,188 @@ class TestNetworks:
         assert len(np.unique(trained[trained != 0])) == 2
         assert (trained[network.weights["c.weight"] == 0] == 0).all()
         assert not np.array_equal(trained, network.weights["c.weight"])
+
+    def test_an_lstm_is_two_layers_and_an_embedding_one(self) -> None:
+        from evaluators.backends.keras.network import Network
+
+        network = Network(keras_networks.lstm().model)
+        found = {n: (x.kind, x.shape, x.has_bias, x.macs) for n, x in network.layers.items()}
+        assert found == {
+            "embed": ("Embedding", (40, 8), False, 0),
+            "lstm.input": ("LSTM", (48, 8), True, 12 * 48 * 8),
+            "lstm.recurrent": ("LSTM", (48, 12), False, 12 * 48 * 12),
+            "fc": ("Linear", (4, 12), True, 48),
+        }
+        assert network.excluded == ()
+        again = network.read(network.with_weights(network.weights))
+        assert all(np.array_equal(again[n], v) for n, v in network.weights.items())
+        kernel = network.model.get_layer("lstm").cell.kernel.numpy()
+        assert np.array_equal(network.weights["lstm.input.weight"], kernel.T)
+
+    def test_recurrent_layers_that_are_kept_are_named(self) -> None:
+        import tf_keras as keras
+
+        from evaluators.backends.keras.network import Network
+
+        layers = keras.layers
+        given = keras.Input((5, 3))
+        first = layers.GRU(4, return_sequences=True, name="g")(given)
+        second, state, cell = layers.LSTM(4, return_sequences=True, return_state=True)(first)
+        third = layers.LSTM(4, name="l")(second, initial_state=[state, cell])
+        model = keras.Model(given, layers.Dense(2, name="d")(third))
+        excluded = dict(Network(model).excluded)
+        assert excluded["g"] == "GRU layers are not supported yet, kept as they are"
+        assert excluded["l"].startswith("an LSTM that is given a state")
+
+
+@needs_keras
+class TestConstraints:
+    """Our own wrapper, alone."""
+
+    @pytest.fixture(autouse=True)
+    def prepared(self) -> None:
+        from evaluators.backends.keras.process import prepare
+
+        prepare()
+
+    @staticmethod
+    def trained(treatment: Any, zeros: float = 0.0, steps: int = 40) -> tuple[Any, Any]:
+        """((start, trained) of an embedding, of an LSTM's recurrent matrix) after some steps."""
+        import tensorflow as tf
+        import tf_keras as keras
+
+        from evaluators.backends.keras.constrained import Constrained
+        from evaluators.backends.keras.network import Network
+        from evaluators.backends.keras.wrap import read_out, wrapped
+
+        network = Network(keras_networks.lstm().model)
+        names = ("embed", "lstm.recurrent")
+        start = dict(network.weights)
+        for name in names:
+            weight = start[f"{name}.weight"]
+            cut = np.quantile(np.abs(weight), zeros)
+            start[f"{name}.weight"] = np.where(np.abs(weight) < cut, np.float32(0), weight)
+        live = wrapped(network, start, dict.fromkeys(names, treatment))
+        optimiser = keras.optimizers.legacy.Adam(0.01)
+        inputs, targets = keras_networks.texts()[0]
+
+        def step() -> None:
+            with tf.GradientTape() as tape:
+                outputs = live(inputs[:40], training=True)
+                losses = keras.losses.sparse_categorical_crossentropy(targets[:40], outputs)
+                loss = tf.reduce_mean(losses)
+            found = tape.gradient(loss, live.trainable_variables)
+            pairs = zip(found, live.trainable_variables, strict=True)
+            optimiser.apply_gradients([(g, v) for g, v in pairs if g is not None])
+
+        compiled = tf.function(step, autograph=False)
+        ours = [layer for layer in live.layers if isinstance(layer, Constrained)]
+        assert len(ours) == 2
+        for _ in range(steps):
+            for layer in ours:
+                layer.advance()
+            compiled()
+        found = read_out(network, live)
+        assert not np.array_equal(found["lstm.input.weight"], start["lstm.input.weight"])
+        embed, recurrent = ((start[f"{n}.weight"], found[f"{n}.weight"]) for n in names)
+        return embed, recurrent
+
+    def test_a_mask_moves_to_its_sparsity_and_never_back(self) -> None:
+        from evaluators.backends.keras.treatment import Prune
+
+        for start, found in self.trained(Prune(0.75, 40), zeros=0.2):
+            assert (found == 0).mean() == pytest.approx(0.75, abs=0.01)
+            assert (found[start == 0] == 0).all()
+
+    def test_zeros_stay(self) -> None:
+        from evaluators.backends.keras.treatment import Kept
+
+        for start, found in self.trained(Kept(None), zeros=0.5):
+            assert np.array_equal(start == 0, found == 0)
+            assert not np.array_equal(start, found)
+
+    def test_values_are_shared_beside_zeros(self) -> None:
+        from evaluators.backends.keras.treatment import Cluster
+
+        for start, found in self.trained(Cluster(5, "density"), zeros=0.5):
+            assert len(np.unique(found[found != 0])) <= 5
+            assert np.array_equal(start == 0, found == 0)
+
+    def test_assignments_stay_once_they_are_established(self) -> None:
+        from evaluators.backends.keras.treatment import Kept, Quantize
+
+        for treatment in (Kept(400), Quantize(False, keeps_zeros=True, keeps_clusters=True)):
+            for start, found in self.trained(treatment, zeros=0.3):
+                values = np.unique(start[start != 0])
+                for value in values[:: len(values) // 20]:
+                    assert len(np.unique(found[start == value])) == 1
+                assert np.array_equal(start == 0, found == 0)
+
+
+@needs_keras
+@pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
+class TestLstmFiles:
+    """A whole recurrent network through its policy into LiteRT."""
+
+    @pytest.fixture(scope="class")
+    def bench(self, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+        folder = tmp_path_factory.mktemp("keras-lstm")
+        return Bench(keras_networks.name("lstm"), folder, "pixel", "tflite")
+
+    @staticmethod
+    def policy(*order: Stage, granularity: str = "tensor", **changes: LayerPolicy) -> Policy:
+        layers = {"embed": changes["embed"], "lstm.input": changes["input"]}
+        layers |= {"lstm.recurrent": changes["recurrent"], "fc": LayerPolicy(bits=8)}
+        return Policy(order, tuple(layers.items()), granularity=granularity)
+
+    def test_a_file_holds_what_was_trained_and_runs_without_tensorflow(self, bench: Bench) -> None:
+        from evaluators.artifacts.tflite.read import read
+
+        eight = LayerPolicy(bits=8)
+        stages = (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
+        both = LayerPolicy(sparsity=0.5, clusters=6, bits=8)
+        policy = self.policy(
+            *stages, embed=eight, input=both, recurrent=eight, granularity="channel"
+        )
+        measured = bench.measure(policy)
+        path = bench.file(measured)
+        assert measured.size_bytes == path.stat().st_size
+        assert sum(line.size_bytes for line in measured.ledger) == measured.size_bytes
+        weights = read(path.read_bytes()).weights
+        assert broken_constraints(policy, weights) == []
+        assert bench.worker.verify(path).metric == measured.metric
+        inputs, targets = keras_networks.texts()[1]
+        np.savez(path.with_suffix(".npz"), inputs=inputs, targets=targets)
+        script = (
+            "import sys, numpy as np\n"
+            "from evaluators.artifacts.tflite.runtime import Session\n"
+            "data = np.load(sys.argv[2])\n"
+            "found = Session(open(sys.argv[1], 'rb').read())(data['inputs']).argmax(1)\n"
+            "assert 'tensorflow' not in sys.modules\n"
+            "print((found == data['targets']).mean())"
+        )
+        command = [sys.executable, "-c", script, str(path), str(path.with_suffix(".npz"))]
+        fresh = subprocess.run(command, capture_output=True, check=True, text=True)
+        assert float(fresh.stdout) == pytest.approx(measured.metric, abs=1e-9)
+
+    def test_matrices_of_different_bits(self, bench: Bench) -> None:
+        sixteen, eight = LayerPolicy(bits=16), LayerPolicy(bits=8)
+        policy = self.policy(Stage.QUANTIZE, embed=sixteen, input=eight, recurrent=sixteen)
+        assert bench.measure(policy, fidelity=0).metric > 0.9
+
+    @pytest.mark.parametrize(
+        ("layer", "asked", "stage", "reason"),
+        [
+            ("embed", LayerPolicy(bits=3), "quantize", "TFLite's kernels have 8, 16 or 32 bits"),
+            ("lstm.input", LayerPolicy(0.5, "channel"), "prune", "single weights, no channels"),
+            ("lstm.recurrent", LayerPolicy(bias_bits=16), "quantize", "without a bias"),
+            ("lstm", LayerPolicy(sparsity=0.5), "", "it has embed, lstm.input, lstm.recurrent, fc"),
+        ],
+    )
+    def test_what_cannot_be_honoured(
+        self, bench: Bench, layer: str, asked: LayerPolicy, stage: str, reason: str
+    ) -> None:
+        outcome = bench.outcome(Policy((Stage.PRUNE, Stage.QUANTIZE), ((layer, asked),)))
+        assert isinstance(outcome, Failure)
+        assert (outcome.layer, outcome.stage) == (layer, stage)
+        assert reason in outcome.reason

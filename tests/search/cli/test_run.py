@@ -134,11 +134,11 @@ def test_a_loss_of_nan_is_a_failure_of_its_trial(
 
 EMBEDDING = '''\
 class Words(torch.nn.Module):
-    """Integers in; an embedding cannot be compressed yet."""
+    """Integers in; such an embedding cannot be compressed."""
 
     def __init__(self):
         super().__init__()
-        self.words = nn.Embedding(8, 4)
+        self.words = nn.Embedding(8, 4, max_norm=2.0)
         self.out = nn.Linear(4, 3)
 
     def forward(self, x):

@@ -1,11 +1,9 @@
 """Latencies from a node that is the target: what happens to each answer, and on a real cluster."""
 
-import contextlib
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +23,21 @@ from search.engines.measuring import MeasuringEngine, WhenLost
 from search.location import StudyLocation
 from search.record import RecordReader
 from spaces import Failure, InvalidRequest, Latency, Policy, StudyBroken, WorkerLost
-from tests.clusters import HAS_RAY, session_address
+from tests.clusters import (
+    HAS_RAY,
+    HAS_TUNE,
+    join_command,
+    joined,
+    raylet_of,
+    session_address,
+)
 from tests.s3 import s3_server
 from tests.search.cli.conftest import Search
 from tests.search.simulated import write_file
 from tests.simulator import Simulator
 
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="the extra `ray` is not installed")
+needs_tune = pytest.mark.skipif(not HAS_TUNE, reason="the extra `tune` is not installed")
 SIM = Simulator(layer_count=3)
 POLICY = Policy()
 MEASURED = Latency(0.5, 0.6, "measured", "torch-cpu on a-mac")
@@ -143,7 +149,7 @@ def test_a_file_that_cannot_be_timed_is_modelled_alone(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Far:
-    """A node that is m1 and can train one trial, but sees another file system in a folder.
+    """A node that is rpi4 and can train one trial, but sees another file system in a folder.
 
     Attributes:
         folder: where studies run; its `search-runs` is hidden from the node, if possible.
@@ -156,37 +162,19 @@ class Far:
     bucket: str
 
 
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """`search worker`, the real command, in a mount namespace of its own."""
-    folder = tmp_path_factory.mktemp("far")
-    write_workload(folder)
-    runs = folder / "search-runs"
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Far]:
+    """`search worker` in a mount namespace of its own."""
+    write_workload(tmp_path)
+    runs = tmp_path / "search-runs"
     runs.mkdir()
-    join = [sys.executable, "-m", "search.cli", "worker", "--target=m1", "--cpus=1"]
-    join.append(f"--ray-address={session_address()}")
+    join = join_command("rpi4", cpus=1)
     tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
     if tried.returncode == 0:
         mount = f"mount -t tmpfs none {runs} && exec {shlex.join(join)}"
         join = ["unshare", "--mount", "sh", "-c", mount]
-    with s3_server() as bucket:
-        node = subprocess.Popen(join, stderr=subprocess.PIPE, text=True)
-        assert node.stderr is not None
-        with node:
-            assert "this machine is target:m1 in" in node.stderr.readline()
-            yield Far(folder, tried.stderr.decode().strip(), bucket)
-            node.send_signal(signal.SIGTERM)
-
-
-def raylet_of(resource: str) -> int:
-    """The process of the node that offers a resource: it stands on its command line."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(b"raylet") and any(resource.encode() in w for w in words):
-                    return int(entry.name)
-    raise AssertionError(f"no raylet with {resource}")
+    with s3_server() as bucket, joined(join, "rpi4"):
+        yield Far(tmp_path, tried.stderr.decode().strip(), bucket)
 
 
 @needs_ray
@@ -197,8 +185,8 @@ def test_a_node_that_does_not_see_the_folder(
     if far.hidden:
         pytest.skip(f"no mount namespaces here: {far.hidden}")
     monkeypatch.chdir(far.folder)
-    there = ["--resource-per-trial=target:m1=0.5", f"--ray-address={session_address()}"]
-    asked = ["--trials=2", "--finalists=0", "--target=rpi4", "--format=packed", "--workers=1"]
+    there = ["--resource-per-trial=target:rpi4=0.5", f"--ray-address={session_address()}"]
+    asked = ["--trials=2", "--finalists=0", "--target=m1", "--format=packed", "--workers=1"]
     run = ["run", "net.py:workload", "--engine=ray", *there, *asked]
     refused = search(*run, "--study=refused")
     assert refused.code == 2
@@ -209,32 +197,47 @@ def test_a_node_that_does_not_see_the_folder(
     assert search("verify", done.json["file"]).code == 0
 
 
+@pytest.fixture
+def timing_node() -> Iterator[int]:
+    """A node that is m1 and trains nothing; the process id of its raylet."""
+    with joined(join_command("m1", cpus=0), "m1"):
+        yield raylet_of("target:m1")
+
+
 @needs_ray
 @pytest.mark.kill
+@pytest.mark.filterwarnings("default")  # Tune's own; not ours to mend
+@pytest.mark.parametrize("engine", ["ray", pytest.param("tune", marks=needs_tune)])
 def test_a_node_measures_until_it_is_killed(
-    far: Far, monkeypatch: pytest.MonkeyPatch, search: Search
+    engine: str,
+    timing_node: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    search: Search,
 ) -> None:
-    """Training is elsewhere: the node has no `place`. The last test that needs it."""
-    monkeypatch.chdir(far.folder)
+    """Training is elsewhere: the node has no `place`."""
+    write_workload(tmp_path)
+    monkeypatch.chdir(tmp_path)
     location = StudyLocation("search-runs", "timed")
-    raylet = raylet_of("target:m1")
+    # Enough that some are left when the loss is noticed, however quick this machine is.
+    trials = 40
 
     def kill_after_two() -> None:
-        deadline, journal = time.monotonic() + 60, location.journal_path
+        deadline, journal = time.monotonic() + 100, location.journal_path
         while time.monotonic() < deadline:
             if journal.exists() and trials_in(journal.read_bytes()) >= 2:
-                os.kill(raylet, signal.SIGKILL)
+                os.kill(timing_node, signal.SIGKILL)
                 return
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill_after_two)
     killer.start()
-    # Enough that some are left when the loss is noticed, however quick this machine is.
-    asked = ["--trials=40", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
-    how = ["--engine=ray", f"--ray-address={session_address()}", "--resource-per-trial=place=0.5"]
+    asked = [f"--trials={trials}", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
+    address = f"--ray-address={session_address()}"
+    how = [f"--engine={engine}", address, "--resource-per-trial=place=0.5"]
     run = search("run", "net.py:workload", *asked, *how, "--study=timed", "--json")
     killer.join()
-    assert run.json["trials"] == 40
+    assert run.json["trials"] == trials
     assert "they are modelled: --engine ray: no worker after" in " ".join(run.err.split())
     reader = RecordReader.open(location)
     assert reader.profile.latency_source == "measured"
@@ -247,10 +250,10 @@ def test_a_node_measures_until_it_is_killed(
     assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
     # Long enough for the process that trains to start, on a busy machine too: it is not lost.
     waits = ["--when-target-lost=wait", "--ray-wait=15"]
-    ended = search("resume", "timed", "--trials=41", *how, *waits)
+    ended = search("resume", "timed", f"--trials={trials + 1}", *how, *waits)
     assert ended.code == 1
     assert "no worker after 15 s" in " ".join(ended.err.split())
-    assert len(RecordReader.open(location).trials()) == 40
+    assert len(RecordReader.open(location).trials()) == trials
 
 
 @needs_ray

@@ -18,7 +18,9 @@ from tests.simulator import Simulator
 if not HAS_TUNE:
     pytest.skip("the extra `tune` is not installed", allow_module_level=True)
 
-from search.tune.evaluation import OUTCOME, Evaluation, outcome_of
+from ray import tune
+
+from search.tune.evaluation import OUTCOME, Evaluation, config_of, outcome_of
 from search.tune.searcher import PolicySearcher, _memory
 
 SIM = Simulator(layer_count=3, proposer="greybox")
@@ -85,6 +87,25 @@ def test_a_snapshot_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert members[0] == members[1]
 
 
+def test_the_front_of_tune_s_results_is_what_was_learned() -> None:
+    ours = searcher()
+    results = [
+        tune.Result(metrics=result_of(config), checkpoint=None, error=None, path="")
+        for config in driven(ours, 20)
+    ]
+    for result, trial in zip(results, ours._memory().history, strict=True):
+        result.metrics["config"] = config_of(trial.identity, trial.policy, trial.origin)
+    failed = tune.Result(
+        metrics=dict(results[0].metrics), checkpoint=None, error=ValueError("no"), path=""
+    )
+    fronts = ours.front(), searcher().front([*results, failed])
+    members = [[(m.number, m.outcome) for m in front.members] for front in fronts]
+    assert members[0] == members[1]
+    odd = tune.Result(metrics={"config": {"lr": 1}}, checkpoint=None, error=None, path="")
+    with pytest.raises(InvalidRequest, match="config must be one that a PolicySearcher suggested"):
+        ours.front([odd])
+
+
 def test_what_tune_may_say_of_a_trial() -> None:
     ours = searcher()
     kinds: list[tuple[dict[str, Any] | None, bool]] = [
@@ -143,6 +164,6 @@ def test_a_broken_record_ends_the_run_instead_of_one_trial() -> None:
     ours.on_trial_complete("t0", result_of(config))
     assert isinstance(ours.error, StudyBroken)
     assert ours.suggest("t1") == "FINISHED"
-    copy = pickle.loads(pickle.dumps(ours))
-    copy.suggest("t2")
-    assert "use `search resume --engine tune`" in str(copy.error)
+    stored = pickle.dumps(ours)
+    with pytest.raises(InvalidRequest, match="use `search resume --engine tune`"):
+        pickle.loads(stored)

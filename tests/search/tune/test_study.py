@@ -1,6 +1,8 @@
 """`--engine tune` and a Tuner of one's own, on a real cluster of this machine."""
 
+import importlib.util
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -15,11 +17,17 @@ from bench.kills import trials_in, write_workload
 from search.cli.main import main
 from search.location import StudyLocation
 from search.record import RecordReader
+from spaces import InvalidRequest
 from tests.clusters import HAS_TUNE, session_address
+from tests.search.test_record import opened_by_dashboard
 from tests.test_docs import ROOT, _train_example
 
 if not HAS_TUNE:
     pytest.skip("the extra `tune` is not installed", allow_module_level=True)
+
+from ray import tune
+
+from search.tune.study import _Trainable
 
 #: Tune's own; not ours to mend.
 pytestmark = [pytest.mark.filterwarnings("default")]
@@ -77,6 +85,12 @@ def test_a_killed_study_ends_with_the_asked_trials(
     assert reader.driver_state().state == "finished"
     study = optuna.load_study(study_name="tuned", storage=reader._storage)
     assert len(study.get_trials(deepcopy=False)) == TRIALS
+    if importlib.util.find_spec("optuna_dashboard"):
+        opened_by_dashboard(location, TRIALS)
+    # Tune's own way to go on knows nothing of the record, so it is refused.
+    (first, *_) = sorted((location.folder / "tune").glob("*/tuner.pkl"))
+    with pytest.raises(InvalidRequest, match="use `search resume tuned --engine tune`"):
+        tune.Tuner.restore(str(first.parent), trainable=_Trainable)
     assert main(["front", "tuned", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["front"]
     # The user's callback, and Tune's own loggers, which write when a run ends: not the killed one.
@@ -86,25 +100,53 @@ def test_a_killed_study_ends_with_the_asked_trials(
     assert len(logs) >= TRIALS - len(before)
 
 
-def test_the_readme_s_tuner_runs(
+@pytest.mark.kill
+def test_the_readme_s_tuner_goes_on_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """kill -9 once Tune has a snapshot with finished trials, then the same program again."""
     example = ROOT / "docs" / "examples"
     for name in ("my_net.py", "my_tuner.py"):
         (tmp_path / name).write_text((example / name).read_text(), encoding="utf-8")
     _train_example(tmp_path)
-    session_address()
+    trials, artifacts = 6, tmp_path / "search-runs" / "tune" / "artifacts"
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": session_address(),
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_GLOBAL_CHECKPOINT_S": "0",  # a snapshot whenever something changed
+        "PYTHONPATH": str(ROOT),
+    }
+    run = [sys.executable, "my_tuner.py", str(trials)]
+    with (tmp_path / "log.txt").open("w") as log:
+        driver = subprocess.Popen(run, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        with driver:
+            deadline = time.monotonic() + 200
+            while len(list(artifacts.glob("*.packed"))) < 3:
+                assert driver.poll() is None, (tmp_path / "log.txt").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            driver.send_signal(signal.SIGKILL)
+    snapshots = [*(tmp_path / "tune-logs" / "mine").glob("searcher-state-*.pkl")]
+    learned = json.loads(max(snapshots).read_text())["history"]
+    assert 1 <= len(learned) < trials, "the searcher's own snapshot"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["my_tuner.py", "4"])
+    monkeypatch.setattr(sys, "argv", ["my_tuner.py", str(trials)])
     monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+    capsys.readouterr()
     runpy.run_path(str(tmp_path / "my_tuner.py"), run_name="__main__")
     table, front = capsys.readouterr().out.split("on the front\n")
     assert "size_kb" in table
+    assert table.rstrip().splitlines()[-1].startswith(str(trials - 1)), "no trial twice, none lost"
     sizes = [int(line.split()[-1]) for line in front.splitlines()]
     assert sizes
     assert all(0 < size <= 2000 for size in sizes)
-    files = list((tmp_path / "search-runs" / "tune" / "artifacts").glob("*.packed"))
-    assert len(files) == 4
+    digests = {
+        json.loads(path.read_text())["identity"]["policy_digest"]
+        for path in (tmp_path / "tune-logs" / "mine").glob("*/params.json")
+    }
+    assert len(digests) >= trials
+    assert {trial["identity"]["policy_digest"] for trial in learned} <= digests
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""TFMOT's collaborative-optimisation recipe and what the search finds: `python -m bench.pcqat`.
+
+The tutorial's network (`cnn-mnist-keras`), its fixed recipe (half the weights, 8 clusters, 8 bits:
+the study's own reference policy) and the smallest finalist that is as accurate on VALIDATION, both
+with the same fine-tuning, three seeds each. Sizes by three measures: our packed file, the `.tflite`
+of the same weights, and that gzipped, which is how the tutorial counts. Everything resumes.
+"""
+
+import gzip
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.results import write_results
+from evaluators.artifacts.files import read_content
+from evaluators.worker import Worker
+from search.location import StudyLocation
+from search.record import RecordReader
+from search.session import worker_context
+from spaces import Measurement, Policy, Trial, format_order
+
+__all__ = ["main"]
+
+FOLDER = Path("search-runs") / "bench-pcqat"
+NAME = "pcqat"
+REFERENCE = "reference: TFMOT tutorial PCQAT"
+#: The recipe as it was run by hand before, gzipped `.tflite`; the budget of our packed file.
+BUDGET_KB = 8.076
+TRIALS, FINALISTS, SEEDS, MAX_DROP_POINTS = 48, 6, 3, 1.0
+PARAMETERS = 20_410
+
+
+def search() -> None:
+    """Start the study, or go on with it."""
+    common, place = [sys.executable, "-m", "search.cli"], ["--storage", str(FOLDER)]
+    if (FOLDER / NAME).exists():
+        command = [*common, "resume", NAME, *place]
+    else:
+        command = [
+            *common, "run", "cnn-mnist-keras", "--target", "pixel", "--format", "packed",
+            "--study", NAME, *place, "--budget-kb", str(BUDGET_KB),
+            "--max-drop", str(MAX_DROP_POINTS),
+            "--trials", str(TRIALS), "--finalists", str(FINALISTS), "--workers", "2",
+        ]  # fmt: skip
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, 3):
+        raise SystemExit(f"bench.pcqat: {' '.join(command)} ended with exit code {code}")
+
+
+def seeds_of(record: RecordReader, workers: dict[str, Worker], policy: Policy) -> list[Any]:
+    """A policy at full fidelity with each seed; kept in a file, so that none is trained twice."""
+    path = FOLDER / "seeds.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for repeat in range(SEEDS):
+        identity = record.spec.identity(policy, record.spec.full_fidelity, repeat)
+        if identity.key in known:
+            continue
+        found: dict[str, Any] = {}
+        for artifact_format, worker in workers.items():
+            outcome = worker.evaluate(replace(identity, artifact_format=artifact_format), policy)
+            if not isinstance(outcome, Measurement):
+                raise SystemExit(f"bench.pcqat: seed {repeat} failed: {outcome}")
+            file = Path(worker.context.artifacts_dir) / f"{outcome.sha256}.{artifact_format}"
+            (data,) = read_content(file).values()
+            score = worker.score_test(outcome.sha256)
+            assert score is not None
+            found[artifact_format] = {
+                "bytes": outcome.size_bytes,
+                "gzip": len(gzip.compress(data, 9)),
+                "validation": 100 * outcome.metric,
+                "test": 100 * score.metric,
+            }
+        known[identity.key] = found
+        path.write_text(json.dumps(known, indent=1))
+    keys = [
+        record.spec.identity(policy, record.spec.full_fidelity, repeat).key
+        for repeat in range(SEEDS)
+    ]
+    return [known[key] for key in keys]
+
+
+def _row(recipe: str, found: dict[str, Any]) -> dict[str, Any]:
+    packed, tflite = found["packed"], found["tflite"]
+    return {
+        "recipe": recipe,
+        "packed_bytes": round(packed["bytes"]),
+        "tflite_bytes": round(tflite["bytes"]),
+        "tflite_gzip_bytes": round(tflite["gzip"]),
+        "ratio_packed": round(4 * PARAMETERS / packed["bytes"], 1),
+        "validation_pct": f"{packed['validation']:.2f}",
+        "test_pct": f"{packed['test']:.2f}",
+        "litert_test_pct": f"{tflite['test']:.2f}",
+    }
+
+
+def _median(seeds: list[Any]) -> dict[str, Any]:
+    return {
+        form: {key: statistics.median(seed[form][key] for seed in seeds) for key in seeds[0][form]}
+        for form in seeds[0]
+    }
+
+
+def winner(record: RecordReader, least: float) -> Trial:
+    """The smallest finalist of at least that validation accuracy; else the most accurate."""
+    measured = [t for t in record.finalists() if t.measurement is not None]
+    keeps = [t for t in measured if _measured(t).metric >= least]
+    if keeps:
+        return min(keeps, key=lambda t: _measured(t).size_bytes)
+    return max(measured, key=lambda t: _measured(t).metric)
+
+
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None
+    return trial.measurement
+
+
+def main() -> None:
+    search()
+    record = RecordReader.open(StudyLocation(str(FOLDER), NAME))
+    context = worker_context(record.spec, record.location, record.profile)
+    files = FOLDER / "tflite-files"
+    files.mkdir(exist_ok=True)
+    workers = {
+        "packed": Worker(context),
+        "tflite": Worker(replace(context, artifact_format="tflite", artifacts_dir=str(files))),
+    }
+    (reference,) = (t for t in record.trials() if t.origin == REFERENCE)
+    recipe = seeds_of(record, workers, reference.policy)
+    best = winner(record, recipe[0]["packed"]["validation"] / 100)
+    ours = seeds_of(record, workers, best.policy)
+    rows = [
+        *(_row(f"TFMOT PCQAT, seed {n}", seed) for n, seed in enumerate(recipe)),
+        _row(f"TFMOT PCQAT, median of {SEEDS}", _median(recipe)),
+        *(_row(f"search, seed {n}", seed) for n, seed in enumerate(ours)),
+        _row(f"search, median of {SEEDS}", _median(ours)),
+    ]
+    fixed, found = _median(recipe), _median(ours)
+    verdicts = [
+        f"{what}: {found[form][key]:,.0f} bytes for {fixed[form][key]:,.0f}, "
+        f"{'smaller' if found[form][key] < fixed[form][key] else 'NOT smaller'}"
+        for what, form, key in (
+            ("packed", "packed", "bytes"),
+            (".tflite", "tflite", "bytes"),
+            (".tflite, gzipped", "tflite", "gzip"),
+        )
+    ]
+    gain = found["packed"]["test"] - fixed["packed"]["test"]
+    trials = [*record.trials(), *record.finalists()]
+    core_s = sum(sum(t.measurement.seconds.values()) for t in trials if t.measurement)
+    write_results(
+        "pcqat",
+        "The TFMOT tutorial's CNN: its fixed PCQAT recipe and the search",
+        "make bench-pcqat",
+        rows,
+        [
+            f"Medians, equal fine-tuning: {'; '.join(verdicts)}; {gain:+.2f} points on test.",
+            (
+                f"The winner is the smallest finalist that is as accurate on VALIDATION as the "
+                f"recipe's first seed: order {format_order(best.policy.order)}. Every row was "
+                f"fine-tuned with {record.spec.full_fidelity:,} samples."
+            ),
+            (
+                "The recipe by hand, 3 + 3 + 1 epochs without augmentation: 8,076 bytes of gzipped "
+                ".tflite at 97.96 % on test; its 8 clusters count zero, ours do not. Published "
+                "pipeline: 35x at -0.03 points over "
+                f"a file of 235 KB that counts optimizer slots; ratio here: {4 * PARAMETERS:,} "
+                "bytes of fp32 weights."
+            ),
+            f"{len(trials)} trials, {core_s:.0f} core seconds of training, scoring and coding.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
