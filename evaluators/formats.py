@@ -1,6 +1,6 @@
 """The file formats by name: what each one needs and can store. Imports no library of theirs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from evaluators.capabilities import backend_capabilities
@@ -186,9 +186,11 @@ def _tflite_capabilities() -> Capabilities:
         patterns=frozenset(PATTERNS),
         bias_bits=frozenset({32}),
     )
+    # Neither GATHER nor the fused LSTM reads int4.
+    wide = replace(layer, bits=layer.bits - {4})
     return Capabilities(
         name="tflite",
-        layers=dict.fromkeys((*_KINDS, *_MORE_KINDS["tflite"]), layer),
+        layers=dict.fromkeys(_KINDS, layer) | dict.fromkeys(_MORE_KINDS["tflite"], wide),
         schemes=FORMATS["tflite"].schemes,
         granularities=frozenset(GRANULARITIES),
         criteria=frozenset(CRITERIA),
