@@ -1,4 +1,8 @@
-"""What a study's fidelity takes from the space."""
+"""What a study's fidelity, and what its network's layers are, take from the space."""
+
+from dataclasses import replace
+
+import pytest
 
 from evaluators.cost.targets import load_target
 from search.session import capabilities_of
@@ -13,3 +17,25 @@ def test_without_training_there_is_no_choice_of_criterion() -> None:
     assert trained.criteria == set(CRITERIA)
     assert untrained.criteria == {"magnitude"}
     assert untrained.distillation_kinds == {"none"}
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_state_stays_in_floats(kind: str) -> None:
+    profile = simulate(3).profile
+    target = replace(load_target("m1"), artifact_format="packed")
+    assert 8 in capabilities_of(profile, target, 1000)[0].activation_bits
+    layers = (replace(profile.layers[0], kind=kind), *profile.layers[1:])
+    both, removed = capabilities_of(replace(profile, layers=layers), target, 1000)
+    assert both.activation_bits == {32}
+    assert f"the state of {kind} layers stays in floats" in removed
+    assert both.layers[kind].patterns == {"element"}
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "LSTM", "GRU"])
+def test_a_format_that_stores_no_such_layer_says_so(kind: str) -> None:
+    profile = simulate(3).profile
+    layers = (replace(profile.layers[0], kind=kind), *profile.layers[1:])
+    target = replace(load_target("x86"), artifact_format="onnx")
+    both, removed = capabilities_of(replace(profile, layers=layers), target, 1000)
+    assert kind not in both.layers
+    assert f"onnx cannot do layer kind: {kind}" in removed

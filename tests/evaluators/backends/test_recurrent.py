@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from evaluators.artifacts.packed import decode, dense, encode
 from evaluators.backends.pytorch.channels import channel_groups
+from evaluators.backends.pytorch.export import artifact_of_model
 from evaluators.backends.pytorch.layers import (
     compressible_layers,
     excluded_modules,
@@ -18,6 +20,7 @@ from evaluators.backends.pytorch.layers import (
 )
 from evaluators.backends.pytorch.recurrent import parted
 from spaces import LayerPolicy, Measurement, Policy, Stage
+from tests import networks
 from tests.evaluators.backends.conftest import Bench
 
 FEATURES, UNITS, STEPS = 5, 7, 4
@@ -197,6 +200,18 @@ def test_every_matrix_is_compressed(bench: Callable[[str], Bench], network: str)
     assert measured.size_bytes < room.worker.profile.baseline_size_bytes / 6
     weights = room.weights(measured)
     assert {f"{name}.weight" for name in names} <= set(weights)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_file_loads_into_the_parted_network(kind: Kind) -> None:
+    """As the snippet beside an exported file says."""
+    torch.manual_seed(0)
+    model = networks.Words(kind).eval()
+    weights = dense(decode(encode(artifact_of_model(parted(model))).data))
+    fresh = parted(networks.Words(kind)).eval()
+    fresh.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    words = networks.texts()[1].inputs[:20]
+    assert same(fresh(words), model(words))
 
 
 def test_what_cannot_be_asked_of_them_fails_by_name(bench: Callable[[str], Bench]) -> None:
