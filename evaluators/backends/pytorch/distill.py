@@ -48,8 +48,16 @@ class Teacher:
         self._logits: Tensor | None = None
 
     @torch.no_grad()
-    def logits(self, indices: Tensor) -> Tensor:
-        """(batch,) training sample indices -> (batch, classes)."""
+    def logits(self, indices: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """(batch,) training sample indices -> (batch, classes).
+
+        Args:
+            indices: of the samples.
+            inputs: the samples themselves, prepared. Where given, and nobody keeps the logits, the
+                network is asked about them alone: a short training sees few of the samples.
+        """
+        if inputs is not None and self._soft_targets is None:
+            return self.network(inputs).detach().float()
         if self._logits is None:
             self._logits = self._all_logits()
         return self._logits[indices]
@@ -146,6 +154,8 @@ def distilled_loss(
     teacher: Teacher,
     maps: tuple[AttentionMaps, AttentionMaps] | None,
     imitate: Callable[[Tensor, Tensor, float], Tensor] | None = None,
+    *,
+    is_short: bool = False,
 ) -> Loss:
     """(1 - weight) * task loss + weight * distillation loss.
 
@@ -155,12 +165,13 @@ def distilled_loss(
         teacher: of the softened logits.
         maps: (student's, teacher's) for kind "attention".
         imitate: (outputs, soft targets, temperature) -> scalar; None = `softened_loss`.
+        is_short: whether the teacher is asked batch by batch: see `Teacher.logits`.
     """
     weight = distillation.weight
 
     def loss(inputs: Tensor, outputs: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
         if maps is None:
-            soft_targets = teacher.logits(indices)
+            soft_targets = teacher.logits(indices, inputs if is_short else None)
             _require_comparable(outputs, soft_targets)
             imitation = (imitate or softened_loss)(outputs, soft_targets, distillation.temperature)
         else:

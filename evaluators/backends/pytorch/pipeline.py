@@ -62,12 +62,16 @@ def compress(
     failure = policy_failure(policy, student)
     if failure is not None:
         return failure
-    run = _Run(workload, policy, student, teacher, data, precision)
     shapes = {name: tuple(layer.latent.shape) for name, layer in student.layers.items()}
     audits: list[StageAudit] = []
     prefix: list[object] = []
     batch_size = min(workload.recipe.batch_size, len(data.split))
     samples = stage_samples(seeds.fidelity, len(policy.order), batch_size)
+    distilled = (
+        samples[policy.order.index(Stage.DISTILL) :] if Stage.DISTILL in policy.order else []
+    )
+    is_short = sum(distilled) < len(data.split)
+    run = _Run(workload, policy, student, teacher, data, precision, is_short=is_short)
     try:
         for stage, budget in zip(policy.order, samples, strict=True):
             started = time.perf_counter()
@@ -106,9 +110,12 @@ class _Run:
         teacher: Teacher,
         data: TrainingData,
         precision: Precision,
+        *,
+        is_short: bool,
     ) -> None:
         self.workload, self.policy, self.student = workload, policy, student
         self.teacher, self.data, self.precision = teacher, data, precision
+        self.is_short = is_short
         self.done: list[Stage] = []
         self._maps: tuple[AttentionMaps, AttentionMaps] | None = None
 
@@ -181,6 +188,7 @@ class _Run:
                 self.teacher,
                 self._maps,
                 self.workload.imitation,
+                is_short=self.is_short,
             )
         return lambda _, outputs, targets, __: task(outputs, targets)
 

@@ -91,6 +91,28 @@ def test_the_teacher_is_asked_once_for_each_sample() -> None:
     assert sum(asked) == networks.TRAIN
 
 
+def test_of_a_short_training_only_its_samples_are_asked_about() -> None:
+    asked: list[int] = []
+
+    def network(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return inputs.flatten(1)[:, :4]
+
+    inputs, targets = DATA.split.inputs[3:9], torch.zeros(6, dtype=torch.long)
+    outputs, indices = torch.randn(6, 4), torch.arange(3, 9)
+    asks = Distillation("logits", 2.0, 0.5)
+    teacher = Teacher(network, DATA)
+    short = distilled_loss(F.cross_entropy, asks, teacher, None, is_short=True)
+    loss = short(inputs, outputs, targets, indices)
+    assert asked == [6]
+    whole = distilled_loss(F.cross_entropy, asks, teacher, None)
+    assert torch.equal(loss, whole(inputs, outputs, targets, indices))
+    # What somebody keeps is never asked for.
+    soft = torch.randn(networks.TRAIN, 4)
+    kept = Teacher(network, DATA, lambda: soft)
+    assert torch.equal(kept.logits(indices, inputs), soft[3:9])
+
+
 @pytest.mark.parametrize(
     ("outputs", "soft", "message"),
     [

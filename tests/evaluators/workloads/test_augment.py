@@ -1,8 +1,9 @@
 """Distorted copies are pictures of the same digits, and the same every time."""
 
+import numpy as np
 import torch
 
-from evaluators.workloads.augment import augmented_copies
+from evaluators.workloads.augment import CROP_PX, augmented_copies, shifted_copies
 
 
 def picture() -> torch.Tensor:
@@ -43,3 +44,29 @@ def test_a_distorted_picture_stays_about_where_and_what_it_was() -> None:
     at = torch.arange(28.0)
     row = (distorted.sum(dim=2) * at).sum(dim=1) / distorted.sum(dim=(1, 2))
     assert float((row - 13.5).abs().max()) < 4.5
+
+
+def test_shifted_copies_are_the_pictures_moved_and_mirrored() -> None:
+    images = torch.randint(1, 256, (40, 3, 9, 7), dtype=torch.uint8)
+    copies = shifted_copies(images, 3, seed=0)
+    assert (copies.shape, copies.dtype) == ((120, 3, 9, 7), torch.uint8)
+    assert torch.equal(copies[:40], images)
+    assert torch.equal(copies, shifted_copies(images, 3, seed=0))
+    seen = set()
+    for number, copy in enumerate(copies[40:].numpy()):
+        image = images[number % 40].numpy()
+        wide = np.pad(image, ((0, 0), (CROP_PX, CROP_PX), (CROP_PX, CROP_PX)))
+        found = [
+            (down, right, mirrored)
+            for down in range(2 * CROP_PX + 1)
+            for right in range(2 * CROP_PX + 1)
+            for mirrored in (False, True)
+            if np.array_equal(
+                copy[:, :, ::-1] if mirrored else copy,
+                wide[:, down : down + 9, right : right + 7],
+            )
+        ]
+        assert len(found) >= 1
+        seen.add(found[0])
+    assert len(seen) > 40
+    assert {mirrored for _, _, mirrored in seen} == {False, True}
