@@ -259,5 +259,8 @@ def _workload(name: str, model: nn.Module) -> Workload:
         test=test,
         prepare=normalised,
         fine_tuning=augmented_train,
-        recipe=Recipe(batch_size=128, learning_rate=3e-4, search_epochs=0.1, full_epochs=1.0),
+        # Ten times the rate destroys what a short training cannot mend (8 bits after 0.1 epochs:
+        # 91.2 % at 1e-4, 90.7 % at 3e-4; a quarter of all channels gone: 78.9 % at 3e-4, 56.0 %
+        # at 1e-3), for the norms are folded into the convolutions.
+        recipe=Recipe(batch_size=128, learning_rate=1e-4, search_epochs=0.1, full_epochs=1.0),
     )
