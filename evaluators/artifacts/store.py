@@ -56,6 +56,7 @@ class FileStore:
         try:
             import boto3  # noqa: PLC0415 -- the extra `s3`
             from botocore.config import Config  # noqa: PLC0415
+            from botocore.exceptions import ConnectionError as NoConnection  # noqa: PLC0415
             from botocore.exceptions import HTTPClientError  # noqa: PLC0415
             from optuna.artifacts import Boto3ArtifactStore  # noqa: PLC0415
         except ImportError as error:
@@ -70,7 +71,7 @@ class FileStore:
         def connect() -> Any:
             return boto3.client("s3", config=config)
 
-        self._no_answer: type[Exception] = HTTPClientError
+        self._no_answer: tuple[type[Exception], ...] = (HTTPClientError, NoConnection)
         self._client = self._answer(connect, "be used")
         self._store = Boto3ArtifactStore(self._bucket, client=self._client)
 

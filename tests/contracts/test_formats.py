@@ -11,6 +11,7 @@ import pytest
 
 from bench.kills import write_workload
 from evaluators.artifacts.files import digest, read_content
+from evaluators.capabilities import backend_capabilities
 from evaluators.formats import FORMATS as KNOWN
 from evaluators.formats import format_capabilities, missing_libraries
 from spaces import Capabilities, LayerPolicy, Measurement, Policy, Stage
@@ -90,8 +91,9 @@ POLICIES = {
 
 
 def fitting(bench: Bench, policy: Policy) -> Policy:
-    """As asked; a width that the format has no kernels for is left out of the test."""
-    can = capabilities(bench).layers["Linear"].bits
+    """As asked; a width that the format or the backend has not is left out of the test."""
+    trained = backend_capabilities(bench.worker.backend.name)
+    can = capabilities(bench).layers["Linear"].bits & trained.layers["Linear"].bits
     if wrong := {layer.bits for _, layer in policy.layers} - can:
         pytest.skip(f"{bench.worker.format.name} has no {min(wrong)} bits")
     return without_rounding(bench, policy)

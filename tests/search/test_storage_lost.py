@@ -64,7 +64,7 @@ def test_a_run_ends_with_one_message_and_goes_on_when_it_is_back(
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         deadline = time.monotonic() + 200
         while _recorded(location) < 2:
-            assert driver.poll() is None, driver.stderr
+            assert driver.poll() is None, driver.stderr and driver.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         before = RecordReader.open(location).trials()

@@ -61,6 +61,7 @@ def benchmarked(content: Content, sample: np.ndarray) -> SelfTimed:
         benchmarker = MLModelBenchmarker(model)
         asyncio.run(benchmarker.benchmark_predict(inputs, iterations=1))
     except Exception as error:  # whatever Core ML says: its errors share no base
+        folder.cleanup()
         raise CannotHold("", f"mlpackage: Core ML cannot load it: {error}") from error
 
     def run_ms(count: int, folder: object = folder) -> Sequence[float]:

@@ -179,7 +179,7 @@ def test_a_package_is_timed_by_core_ml_or_refused_in_its_words() -> None:
 
     content = package(grid(7, 1.0))
     sample = np.zeros((1, COLUMNS), np.float32)
-    with pytest.raises(CannotHold, match=r"Core ML cannot load it: .*macOS"):
+    with pytest.raises(CannotHold, match="Core ML cannot load it"):
         benchmarked(content, sample)
     with pytest.raises(CannotHold, match="nothing on this machine runs Core ML"):
         load(content, sample)
