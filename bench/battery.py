@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.results import write_results
+from bench.winners import winner
 from evaluators.artifacts.files import read_content
 from evaluators.worker import Worker
 from evaluators.workloads.base import Split
@@ -34,7 +35,7 @@ from evaluators.workloads.battery import (
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import worker_context
-from spaces import Distillation, Measurement, Policy, Stage, Trial
+from spaces import Distillation, Measurement, Policy, Stage
 
 __all__ = ["main", "paired_drop_points"]
 
@@ -64,20 +65,6 @@ def search() -> None:
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 3):
         raise SystemExit(f"bench.battery: {' '.join(command)} ended with exit code {code}")
-
-
-def winner(record: RecordReader) -> Trial:
-    """The smallest finalist within the budget; else the one of the best accuracy."""
-    measured = [t for t in record.finalists() if t.measurement is not None]
-    keeps = [t for t in measured if record.judge.is_feasible(t)]
-    if keeps:
-        return min(keeps, key=lambda t: _measured(t).size_bytes)
-    return max(measured, key=lambda t: _measured(t).metric)
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
 
 
 def paired_drop_points(
@@ -170,7 +157,7 @@ def main() -> None:
     test = splits()[2]
     right = cell_correct(base["test"], test.targets).numpy()
     rows = [_judged("fp32 baseline", FP32_BYTES, base, None)]
-    best = winner(record)
+    best = winner(record.finalists(), record.judge.is_feasible)
     by_policy = []
     for name, policy in {"winner": best.policy, **twins_of(best.policy)}.items():
         found = []

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import write_results
+from bench.winners import measured, winner
 from evaluators.artifacts.files import size_bytes
 from evaluators.worker import Worker
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import worker_context
-from spaces import Measurement, Trial
+from spaces import Trial
 
 __all__ = ["main"]
 
@@ -47,7 +48,7 @@ class Goal:
 
     def bytes_of(self, trial: Trial) -> int:
         """What the limit is on."""
-        return int(getattr(_measured(trial), self.field))
+        return int(getattr(measured(trial), self.field))
 
 
 GOALS = (
@@ -80,20 +81,6 @@ def search(goal: Goal) -> None:
         raise SystemExit(f"bench.emotion: {' '.join(command)} ended with exit code {code}")
 
 
-def winner(record: RecordReader, goal: Goal) -> Trial:
-    """The smallest finalist within the budget; else the one of the best accuracy."""
-    measured = [t for t in record.finalists() if t.measurement is not None]
-    keeps = [t for t in measured if record.judge.is_feasible(t)]
-    if keeps:
-        return min(keeps, key=goal.bytes_of)
-    return max(measured, key=lambda t: _measured(t).metric)
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
-
-
 def _row(
     network: str, kb: str | None, download_kb: str | None, validation: str | None, test: str | None
 ) -> dict[str, Any]:
@@ -118,8 +105,8 @@ def main() -> None:
             kb = f"{size_bytes(worker.baseline_file) / 1000:.1f}"
             row = _row("ours: fp32, weights alone, .tflite", kb, None, f"{100 * base:.2f}", None)
             rows.append(row)
-        trial = winner(record, goal)
-        found = _measured(trial)
+        trial = winner(record.finalists(), record.judge.is_feasible, goal.bytes_of)
+        found = measured(trial)
         scored = worker.score_test(found.sha256)
         rows.append(
             _row(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import write_results
+from bench.winners import winner
 from evaluators import tasks
 from search.engines import InProcessEngine
 from search.location import StudyLocation
@@ -85,15 +86,6 @@ def search(name: str, part: Part) -> float:
     return time.monotonic() - started
 
 
-def winner(finalists: list[Trial], part: Part) -> Trial:
-    """The smallest that keeps the error on validation; else the one that comes nearest to it."""
-    measured = [t for t in finalists if t.measurement is not None]
-    keeps = [t for t in measured if error_pct(t.measurement) <= part.goal_error_pct]
-    if keeps:
-        return min(keeps, key=lambda t: t.measurement.size_bytes)  # type: ignore[union-attr]
-    return min(measured, key=lambda t: error_pct(t.measurement))
-
-
 def error_pct(measurement: Measurement | None) -> float:
     assert measurement is not None
     return 100 * (1 - measurement.metric)
@@ -103,7 +95,9 @@ def run_part(key: str, part: Part) -> list[dict[str, Any]]:
     name = f"frontier-{key}"
     wall_s = search(name, part)
     record = RecordReader.open(StudyLocation(str(FOLDER), name))
-    best = winner(record.finalists(), part)
+    best = winner(
+        record.finalists(), lambda trial: error_pct(trial.measurement) <= part.goal_error_pct
+    )
     repeats = seeds_of(name, record, best)
     trials = [*record.trials(), *record.finalists()]
     core_s = sum(sum(t.measurement.seconds.values()) for t in trials if t.measurement)

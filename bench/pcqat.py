@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import write_results
+from bench.winners import measured, winner
 from evaluators.artifacts.files import read_content
 from evaluators.worker import Worker
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import worker_context
-from spaces import Measurement, Policy, Trial, format_order
+from spaces import Measurement, Policy, format_order
 
 __all__ = ["main"]
 
@@ -104,20 +105,6 @@ def _median(seeds: list[Any]) -> dict[str, Any]:
     }
 
 
-def winner(record: RecordReader, least: float) -> Trial:
-    """The smallest finalist of at least that validation accuracy; else the most accurate."""
-    measured = [t for t in record.finalists() if t.measurement is not None]
-    keeps = [t for t in measured if _measured(t).metric >= least]
-    if keeps:
-        return min(keeps, key=lambda t: _measured(t).size_bytes)
-    return max(measured, key=lambda t: _measured(t).metric)
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
-
-
 def main() -> None:
     search()
     record = RecordReader.open(StudyLocation(str(FOLDER), NAME))
@@ -130,7 +117,8 @@ def main() -> None:
     }
     (reference,) = (t for t in record.trials() if t.origin == REFERENCE)
     recipe = seeds_of(record, workers, reference.policy)
-    best = winner(record, recipe[0]["packed"]["validation"] / 100)
+    least = recipe[0]["packed"]["validation"] / 100
+    best = winner(record.finalists(), lambda trial: measured(trial).metric >= least)
     ours = seeds_of(record, workers, best.policy)
     rows = [
         *(_row(f"TFMOT PCQAT, seed {n}", seed) for n, seed in enumerate(recipe)),
