@@ -29,7 +29,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from search._journal import GuardedJournal, clear_stale_lock, trim_torn_tail
 from search._lock import DriverLock, FileLock, Held, LockLost, NoLock, PostgresLock
@@ -682,12 +682,16 @@ def _local(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).astimezone().replace(tzinfo=None)
 
 
+# SQLAlchemy's: of a rollback, which Optuna lets through.
+_STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
+
+
 @contextlib.contextmanager
 def _reading(location: StudyLocation) -> Iterator[None]:
     """Errors of the storage while reading -> StudyBroken."""
     try:
         yield
-    except (OSError, StorageInternalError) as error:
+    except _STORAGE_ERRORS as error:
         _raise_lost(location, "read it", error)
         raise StudyBroken(f"study {location}: cannot be read: {_cause(error)}") from error
     except ValueError as error:  # json.JSONDecodeError, as Optuna lets it through
@@ -699,7 +703,7 @@ def _writing(location: StudyLocation, doing: str) -> Iterator[None]:
     """Errors of the disk or the database while writing -> StudyBroken."""
     try:
         yield
-    except (OSError, StorageInternalError) as error:
+    except _STORAGE_ERRORS as error:
         _raise_lost(location, doing, error)
         raise StudyBroken(
             f"study {location}: cannot {doing}: {_cause(error)}; what was recorded before is "
@@ -709,18 +713,36 @@ def _writing(location: StudyLocation, doing: str) -> Iterator[None]:
 
 def _raise_lost(location: StudyLocation, doing: str, error: Exception) -> None:
     """StorageLost, if that is what happened: a database's server that does not answer any more."""
-    cause = error.__cause__
-    is_cut_off = isinstance(cause, DBAPIError) and cause.connection_invalidated
-    is_lost = is_cut_off or isinstance(cause, OperationalError | LockLost)
-    if is_lost and location.is_database and sqlite_path(location.storage) is None:
+    if not location.is_database or sqlite_path(location.storage) is not None:
+        return
+    cut_off = next(filter(_is_cut_off, _chain(error)), None)
+    if cut_off is not None:
         raise StorageLost(
-            f"--storage {location.place}: the database is gone, cannot {doing}: {_cause(error)}; "
+            f"--storage {location.place}: the database is gone, cannot {doing}: {_line(cut_off)}; "
             "what was recorded before is intact; when it answers again, go on with: "
             f"search resume {location.study}{storage_flag(location.place)}"
         ) from error
 
 
+def _is_cut_off(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | LockLost)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it: Optuna's second try and a rollback hide the first reason."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
 def _cause(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return str(error.__cause__ or error).strip().splitlines()[0]
+    return _line(error.__cause__ or error)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from bench.kills import write_workload
 from search.cli.main import main
@@ -106,3 +107,21 @@ def test_a_server_that_was_away_takes_nothing_more_from_this_driver(server: Post
         record.close()
     identities = [trial.identity for trial in RecordReader.open(location).trials()]
     assert identities == [first.identity, third.identity]
+
+
+def test_a_server_that_dies_within_a_read_is_one_that_is_gone(server: Postgres) -> None:
+    """Optuna takes the first error for too long a query and its second try says "rolled back"."""
+    location = StudyLocation(server.url, "sim")
+    part = simulate(2, study="sim")
+    with create(location, part) as record:
+        record.append(part.random_trials(1)[0])
+    reader = RecordReader.open(location)
+
+    def stop(*arguments: object) -> None:
+        if "FROM trial_params" in str(arguments[2]):
+            event.remove(Engine, "before_cursor_execute", stop)
+            server.stop()
+
+    event.listen(Engine, "before_cursor_execute", stop)
+    with pytest.raises(StorageLost, match="the database is gone, cannot read it"):
+        reader.trials()
