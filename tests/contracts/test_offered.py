@@ -20,9 +20,6 @@ from spaces import Failure, Measurement, Policy, SearchSpace, build_space
 from tests import networks
 from tests.evaluators.backends.conftest import Bench
 
-#: Times that each knob's choices are gone through.
-ROUNDS = 2
-
 
 class Place:
     """A tiny network on a target, in the target's own format."""
@@ -57,9 +54,9 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def covering(space: SearchSpace) -> list[Policy]:
-    """Policies in which every choice of every knob occurs, `ROUNDS` times at least."""
+    """Policies in which every choice of every knob occurs."""
     rng = np.random.default_rng(0)
-    count = ROUNDS * int(space.sizes.max())
+    count = int(space.sizes.max())
     columns = [rng.permutation(np.arange(count) % size) for size in space.sizes]
     found = [space.decode([int(i) for i in vector]) for vector in np.stack(columns, axis=1)]
     return list({policy.digest: policy for policy in found}.values())

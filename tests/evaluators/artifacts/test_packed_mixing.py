@@ -92,7 +92,7 @@ def test_positions_come_back_compiled_and_plain(values: np.ndarray, data: st.Dat
         assert (back == mask).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(matrices())
 def test_values_come_back_compiled_and_plain(values: np.ndarray) -> None:
     first, second = (mixed_values(kernels, values) for kernels in BOTH)

@@ -220,7 +220,7 @@ def test_a_node_measures_until_it_is_killed(
     monkeypatch.chdir(tmp_path)
     location = StudyLocation("search-runs", "timed")
     # Enough that some are left when the loss is noticed, however quick this machine is.
-    trials = 40
+    trials = 25
 
     def kill_after_two() -> None:
         deadline, journal = time.monotonic() + 100, location.journal_path
@@ -234,7 +234,9 @@ def test_a_node_measures_until_it_is_killed(
     killer.start()
     asked = [f"--trials={trials}", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
     address = f"--ray-address={session_address()}"
-    how = [f"--engine={engine}", address, "--resource-per-trial=place=0.5"]
+    # Long enough for the process that trains to start, on a busy machine too: it is not lost.
+    wait = "--ray-wait=15"
+    how = [f"--engine={engine}", address, "--resource-per-trial=place=0.5", wait]
     run = search("run", "net.py:workload", *asked, *how, "--study=timed", "--json")
     killer.join()
     assert run.json["trials"] == trials
@@ -248,9 +250,7 @@ def test_a_node_measures_until_it_is_killed(
     assert sources[-1] == "modelled"
     assert latencies[0].device.startswith("torch-cpu on ")
     assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
-    # Long enough for the process that trains to start, on a busy machine too: it is not lost.
-    waits = ["--when-target-lost=wait", "--ray-wait=15"]
-    ended = search("resume", "timed", f"--trials={trials + 1}", *how, *waits)
+    ended = search("resume", "timed", f"--trials={trials + 1}", *how, "--when-target-lost=wait")
     assert ended.code == 1
     assert "no worker after 15 s" in " ".join(ended.err.split())
     assert len(RecordReader.open(location).trials()) == trials
