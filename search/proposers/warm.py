@@ -388,7 +388,7 @@ def warm_policies(
 
 
 class WarmProposer:
-    """References, then warm policies, then the inner proposer under the budget filter.
+    """References, those within the budget first, then warm policies, then the inner proposer under the budget filter.
 
     A pure function of (history, running, count), if the inner proposer is one: what was proposed
     already is recognised by its digest, so a resumed study goes on where it was.
@@ -432,6 +432,8 @@ class WarmProposer:
             for name, policy in made.policies
             if space.contains(policy)
         ]
+        # Who waits for a first answer wants one that may keep the budget.
+        opening.sort(key=lambda proposal: not budget_filter.accept(proposal.policy))
         if warm_start:
             opening += [
                 Proposal(policy, "warm start")

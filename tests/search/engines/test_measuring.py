@@ -204,12 +204,27 @@ def timing_node() -> Iterator[int]:
         yield raylet_of("target:m1")
 
 
+@needs_tune
+@pytest.mark.filterwarnings("default")  # Tune's own; not ours to mend
+@pytest.mark.usefixtures("timing_node")
+def test_it_measures_for_tune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Search
+) -> None:
+    """Files go from the trials to the driver's folder and from there to the node."""
+    write_workload(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    asked = ["--trials=2", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
+    how = ["--engine=tune", f"--ray-address={session_address()}"]
+    place = "--resource-per-trial=place=0.5"
+    run = search("run", "net.py:workload", *asked, *how, place, "--study=timed", "--json")
+    assert run.json["trials"] == 2
+    trials = RecordReader.open(StudyLocation("search-runs", "timed")).trials()
+    assert [t.measurement.latency.source for t in trials if t.measurement] == ["measured"] * 2
+
+
 @needs_ray
 @pytest.mark.kill
-@pytest.mark.filterwarnings("default")  # Tune's own; not ours to mend
-@pytest.mark.parametrize("engine", ["ray", pytest.param("tune", marks=needs_tune)])
 def test_a_node_measures_until_it_is_killed(
-    engine: str,
     timing_node: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,7 +251,7 @@ def test_a_node_measures_until_it_is_killed(
     address = f"--ray-address={session_address()}"
     # Long enough for the process that trains to start, on a busy machine too: it is not lost.
     wait = "--ray-wait=15"
-    how = [f"--engine={engine}", address, "--resource-per-trial=place=0.5", wait]
+    how = ["--engine=ray", address, "--resource-per-trial=place=0.5", wait]
     run = search("run", "net.py:workload", *asked, *how, "--study=timed", "--json")
     killer.join()
     assert run.json["trials"] == trials

@@ -97,7 +97,7 @@ def test_a_killed_study_ends_with_the_asked_trials(
     # The user's callback, and Tune's own loggers, which write when a run ends: not the killed one.
     logs = list((location.folder / "tune").glob("*/trial-*/progress.csv"))
     told = (tmp_path / "told.txt").read_text().split()
-    assert len(told) == len(set(told)) >= TRIALS
+    assert len(told) == len(set(told)) >= TRIALS - len(before)
     assert len(logs) >= TRIALS - len(before)
 
 
