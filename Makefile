@@ -14,7 +14,7 @@ run: $(STAMP)-run ## install, then search the embedded default for a file within
 	$(BIN)/search run --budget-kb 250 --target m1 --workers 2 --timeout 240
 
 test: $(STAMP) ## install, then run the whole test suite
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -388,7 +388,9 @@ def warm_policies(
 
 
 class WarmProposer:
-    """References, those within the budget first, then warm policies, then the inner proposer under the budget filter.
+    """References, then warm policies, then the inner proposer under the budget filter.
+
+    References that may keep the budget are the first of all.
 
     A pure function of (history, running, count), if the inner proposer is one: what was proposed
     already is recognised by its digest, so a resumed study goes on where it was.
