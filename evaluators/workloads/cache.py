@@ -1,6 +1,8 @@
 """Arrays that are made once a machine and shared by its workers: augmented data, soft targets."""
 
+import contextlib
 import fcntl
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 
 from spaces import InvalidRequest
 
-__all__ = ["cache_folder", "cached_array"]
+__all__ = ["cache_folder", "cached_array", "cached_parts"]
 
 FOLDER_VARIABLE = "SEARCH_CACHE"
 
@@ -35,15 +37,9 @@ def cached_array(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     Raises:
         InvalidRequest: the folder cannot be written to.
     """
-    folder = cache_folder()
-    path = folder / f"{name}.npy"
+    path = cache_folder() / f"{name}.npy"
     try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"{name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not path.exists():
-                    _write(path, make())
+        _ensure(path, make, waits=True)
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InvalidRequest(
@@ -51,6 +47,41 @@ def cached_array(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
             f"set {FOLDER_VARIABLE} to a folder that can be written to, or delete the file"
         ) from None
     return array
+
+
+def cached_parts(name: str, count: int, make: Callable[[int], np.ndarray]) -> np.ndarray:
+    """As `cached_array`, in parts: processes that want it at the same time share the work.
+
+    Args:
+        name: of the files; must say all that the array depends on.
+        count: of parts.
+        make: gives the part of a number; each runs in one process only.
+
+    Returns:
+        The parts, one after the other along the first axis.
+
+    Raises:
+        InvalidRequest: the folder cannot be written to.
+    """
+    for part in range(count):
+        path = cache_folder() / f"{name}-{part}.npy"
+        # One that another process is at is left to it; whoever is done with the rest waits below.
+        with contextlib.suppress(OSError):
+            _ensure(path, functools.partial(make, part), waits=False)
+    return np.concatenate(
+        [cached_array(f"{name}-{part}", functools.partial(make, part)) for part in range(count)]
+    )
+
+
+def _ensure(path: Path, make: Callable[[], np.ndarray], *, waits: bool) -> None:
+    """Make a file that is not there, unless another process is at it and this one does not wait."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists():
+            _write(path, make())
 
 
 def _write(path: Path, array: np.ndarray) -> None:

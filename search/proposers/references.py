@@ -60,8 +60,14 @@ def _pruned_int8(profile: ModelProfile) -> Policy:
     return Policy((Stage.PRUNE, Stage.QUANTIZE), layers, granularity="channel")
 
 
+def _deep_compression(profile: ModelProfile) -> Policy:
+    """Deep Compression (arXiv 1510.00149): prune, cluster; the file's coder is its last step."""
+    layers = _uniform(profile, LayerPolicy(sparsity=0.9, clusters=16))
+    return Policy((Stage.PRUNE, Stage.CLUSTER), layers)
+
+
 def _classic(profile: ModelProfile) -> Policy:
-    """Deep Compression (arXiv 1510.00149) with a teacher: prune, distill, cluster, quantize."""
+    """The same with a teacher and 8-bit values: prune, distill, cluster, quantize."""
     layers = _uniform(profile, LayerPolicy(sparsity=0.9, clusters=16, bits=8, bias_bits=8))
     return Policy(_ALL_STAGES, layers, Distillation("logits", temperature=4.0, weight=0.5))
 
@@ -79,6 +85,7 @@ _MAKERS: Mapping[str, Callable[[ModelProfile], Policy]] = {
     "fp16": _fp16,
     "uniform int8": _uniform_int8,
     "uniform 80% sparse int8": _pruned_int8,
+    "Deep Compression prune>cluster": _deep_compression,
     "classic prune>distill>cluster>quantize": _classic,
 }
 REFERENCE_NAMES = tuple(_MAKERS)

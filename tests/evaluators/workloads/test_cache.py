@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluators.workloads.cache import cache_folder, cached_array
+from evaluators.workloads.cache import cache_folder, cached_array, cached_parts
 from spaces import InvalidRequest
 
 
@@ -43,6 +43,31 @@ def test_many_at_once_make_it_once(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+    assert not list(folder.glob("*.partial"))
+
+
+def test_parts_are_shared_among_those_that_want_them(folder: Path) -> None:
+    calls: list[int] = []
+    both = threading.Barrier(2, timeout=20)
+
+    def make(part: int) -> np.ndarray:
+        calls.append(part)
+        if part < 2:
+            both.wait()  # only if another one makes another part meanwhile
+        return np.full((2, 3), part)
+
+    made: list[np.ndarray] = []
+
+    def want() -> None:
+        made.append(cached_parts("parts", 3, make))
+
+    threads = [threading.Thread(target=want) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(calls) == [0, 1, 2]
+    assert [array[:, 0].tolist() for array in made] == [[0, 0, 1, 1, 2, 2]] * 2
     assert not list(folder.glob("*.partial"))
 
 

@@ -12,6 +12,8 @@ from tests.simulator import CAPABILITIES, simulate
 
 SIM = simulate(layers=4)
 ANY = CAPABILITIES.layers["Linear"]
+#: References whose weights are no integers.
+WITH_FLOATS = {"fp16", "Deep Compression prune>cluster"}
 
 
 def capabilities(layer: LayerCapabilities = ANY, **changes: object) -> Capabilities:
@@ -27,12 +29,15 @@ def test_all_of_them_lie_in_the_whole_space():
 
 
 def test_what_they_ask_for():
-    fp16, int8, sparse, classic = (p for _, p in references(SIM.profile, CAPABILITIES).policies)
+    made = references(SIM.profile, CAPABILITIES)
+    fp16, int8, sparse, deep, classic = (policy for _, policy in made.policies)
     assert {layer.bits for _, layer in fp16.layers} == {16}
     assert (int8.granularity, int8.scheme, int8.activation_bits) == ("channel", "symmetric", 32)
     assert {layer.sparsity for _, layer in sparse.layers} == {0.8}
+    assert deep.order == (Stage.PRUNE, Stage.CLUSTER)
     assert classic.order == (Stage.PRUNE, Stage.DISTILL, Stage.CLUSTER, Stage.QUANTIZE)
-    assert {(layer.sparsity, layer.clusters) for _, layer in classic.layers} == {(0.9, 16)}
+    for policy in (deep, classic):
+        assert {(layer.sparsity, layer.clusters) for _, layer in policy.layers} == {(0.9, 16)}
 
 
 def test_they_shrink_the_network_in_turn():
@@ -54,15 +59,15 @@ def test_a_layer_without_bias_keeps_its_policy_in_the_space():
         (capabilities(replace(ANY, bits=ANY.bits - {16})), {"fp16"}, "Linear bits 16"),
         (
             capabilities(replace(ANY, clusters=frozenset({None}))),
-            {"classic prune>distill>cluster>quantize"},
+            {"Deep Compression prune>cluster", "classic prune>distill>cluster>quantize"},
             "Linear clusters 16",
         ),
         (
             capabilities(orders=frozenset({(), (Stage.QUANTIZE,)})),
-            {"uniform 80% sparse int8", "classic prune>distill>cluster>quantize"},
+            set(REFERENCE_NAMES) - {"fp16", "uniform int8"},
             "order prune>quantize",
         ),
-        (capabilities(activation_bits=frozenset({8})), {"fp16"}, "activation bits 32"),
+        (capabilities(activation_bits=frozenset({8})), WITH_FLOATS, "activation bits 32"),
         (
             replace(CAPABILITIES, layers={"Conv2d": ANY}),
             set(REFERENCE_NAMES),
@@ -82,7 +87,7 @@ def test_biases_stay_floats_where_their_bits_are_not_offered():
     assert made.left_out == ()
     layers = [layer for _, policy in made.policies for _, layer in policy.layers]
     assert {layer.bias_bits for layer in layers} == {32}
-    assert {layer.bits for layer in layers} == {8, 16}
+    assert {layer.bits for layer in layers} == {8, 16, 32}
 
 
 def test_keras_has_the_recipe_of_its_own_tutorial():

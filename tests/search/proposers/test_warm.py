@@ -298,9 +298,9 @@ class TestWarmProposer:
         made = proposer()
         proposals = made.propose([], [], 40)
         origins = [p.origin for p in proposals]
-        fp16, int8, sparse, classic = (f"reference: {name}" for name in REFERENCE_NAMES)
+        fp16, int8, sparse, deep, classic = (f"reference: {name}" for name in REFERENCE_NAMES)
         # Those that may keep the budget first.
-        assert origins[: len(REFERENCE_NAMES)] == [sparse, classic, fp16, int8]
+        assert origins[: len(REFERENCE_NAMES)] == [sparse, deep, classic, fp16, int8]
         assert origins[len(REFERENCE_NAMES)] == "warm start"
         assert origins[len(made.opening) :] == ["random"] * (40 - len(made.opening))
         assert made.left_out == ()
@@ -345,7 +345,7 @@ class TestWarmProposer:
     def test_references_outside_of_a_restricted_space_are_named(self):
         sim = simulate(layers=3, restrictions={"order": ["prune>quantize", "quantize"]})
         made = proposer(sim)
-        assert [name for name, _ in made.left_out] == ["classic prune>distill>cluster>quantize"]
+        assert [name for name, _ in made.left_out] == list(REFERENCE_NAMES[3:])
         assert all(sim.space.contains(p.policy) for p in made.opening)
 
     def test_without_a_teacher_distillation_is_not_proposed(self):
