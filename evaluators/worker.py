@@ -166,6 +166,7 @@ class Worker:
             scan_passes=scan.passes,
             baseline_sha256=self.baseline_sha256(),
             gives_logits=scan.gives_logits,
+            has_attention=scan.has_attention,
             backend=backend.name,
             baseline_secondary=_forward(self._baseline_secondary),
         )

@@ -205,9 +205,10 @@ def capabilities_of(
         )
     )
     both, removed = ours.intersect(theirs)
-    if not any(layer.kind.startswith("Conv") for layer in profile.layers):
+    # A record of before `has_attention` was kept still has its layers.
+    if not profile.has_attention or not any(x.kind.startswith("Conv") for x in profile.layers):
         both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
-        removed += ("the network has no convolutions, so there is no attention to transfer",)
+        removed += ("network and teacher have no feature maps of the same shapes to compare",)
     if not profile.gives_logits:
         both = replace(both, distillation_kinds=both.distillation_kinds - {"logits"})
         removed += ("the network's outputs are not class scores: no logits to soften",)

@@ -102,6 +102,7 @@ class ModelProfile:
         latency_device: what the baseline's latency is of; "" likewise.
         gives_logits: whether the outputs are class scores, which a teacher can soften, or the
             workload says how else its soft targets are imitated.
+        has_attention: whether network and teacher have feature maps of the same shapes.
         backend: that compresses it, a key of `evaluators.capabilities`.
         baseline_secondary: as `Measurement.secondary`, of the baseline.
     """
@@ -120,6 +121,7 @@ class ModelProfile:
     baseline_sha256: str = ""
     latency_device: str = ""
     gives_logits: bool = True
+    has_attention: bool = True
     backend: str = "torch"
     baseline_secondary: Mapping[str, Reading] = field(default_factory=dict, hash=False)
 

@@ -28,6 +28,8 @@ __all__ = [
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 HAS_TUNE = HAS_RAY and importlib.util.find_spec("pyarrow") is not None
+if HAS_RAY:  # before any test imports Ray: it decides whether Ray sends its token
+    importlib.import_module("search.engines.ray")
 _started: list[Any] = []
 
 
@@ -38,7 +40,6 @@ def session_cluster() -> Any:
     has one `place`, which spreads workers that need one over all three.
     """
     if not _started:
-        importlib.import_module("search.engines.ray")  # first: it decides how Ray is imported
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray
         from ray.cluster_utils import Cluster

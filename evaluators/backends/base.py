@@ -188,6 +188,7 @@ class Scan:
         channel_groups: layers whose output channels are coupled.
         other_bytes: fp32 bytes outside the compressible layers.
         gives_logits: whether outputs are class scores, or soft targets have a loss of their own.
+        has_attention: whether network and teacher have feature maps of the same shapes.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -196,6 +197,7 @@ class Scan:
     channel_groups: tuple[tuple[str, ...], ...]
     other_bytes: int
     gives_logits: bool
+    has_attention: bool
 
 
 @dataclass(frozen=True, slots=True)

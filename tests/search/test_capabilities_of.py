@@ -19,6 +19,19 @@ def test_without_training_there_is_no_choice_of_criterion() -> None:
     assert untrained.distillation_kinds == {"none"}
 
 
+def test_attention_needs_maps_to_compare() -> None:
+    profile, target = simulate(3).profile, load_target("m1")
+    profile = replace(profile, layers=(replace(profile.layers[0], kind="Conv2d"),))
+    assert "attention" in capabilities_of(profile, target, 1000)[0].distillation_kinds
+    for other in (
+        replace(profile, has_attention=False),
+        replace(profile, layers=(replace(profile.layers[0], kind="Linear"),)),
+    ):
+        both, removed = capabilities_of(other, target, 1000)
+        assert both.distillation_kinds == {"none", "logits"}
+        assert "network and teacher have no feature maps of the same shapes to compare" in removed
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_a_state_stays_in_floats(kind: str) -> None:
     profile = simulate(3).profile

@@ -163,6 +163,7 @@ class KerasBackend:
             channel_groups=(),
             other_bytes=4 * (total - own),
             gives_logits=self._gives_logits(),
+            has_attention=False,
         )
 
     def _gives_logits(self) -> bool:

@@ -14,7 +14,7 @@ from evaluators.artifacts.packed import Artifact, dense
 from evaluators.backends.base import AnyWorkload, Compressed, Scan, Score, Seeds, SplitName
 from evaluators.backends.pytorch.channels import ChannelGroup, channel_groups
 from evaluators.backends.pytorch.device import choose_device, choose_precision
-from evaluators.backends.pytorch.distill import Teacher
+from evaluators.backends.pytorch.distill import Teacher, have_same_maps
 from evaluators.backends.pytorch.export import artifact_of, artifact_of_model, load_artifact
 from evaluators.backends.pytorch.formats import Removal, TorchFormat, make_format
 from evaluators.backends.pytorch.layers import check_model, compressible_layers, trace_shapes
@@ -129,6 +129,7 @@ class TorchBackend:
             ),
             other_bytes=_other_bytes(self.workload.model, {layer.name for layer in layers}),
             gives_logits=self._gives_logits(),
+            has_attention=self._has_attention(),
         )
 
     @torch.no_grad()
@@ -141,6 +142,14 @@ class TorchBackend:
         if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
             return False
         return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
+
+    def _has_attention(self) -> bool:
+        """Without a teacher of its own the network imitates itself."""
+        teacher = self.workload.teacher or self.workload.model
+        if not isinstance(teacher, nn.Module):
+            return False
+        inputs = self.workload.prepare(self.workload.validation.inputs[:2].clone())
+        return have_same_maps(self.workload.model, teacher, inputs)
 
     def compress(self, policy: Policy, seeds: Seeds) -> Compressed | Failure:
         """See `Backend.compress`."""

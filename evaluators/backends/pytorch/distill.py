@@ -1,5 +1,6 @@
 """Losses that draw the student towards its teacher."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ __all__ = [
     "Teacher",
     "attention_loss",
     "distilled_loss",
+    "have_same_maps",
     "softened_loss",
 ]
 
@@ -148,6 +150,23 @@ class AttentionMaps:
         self.features = []
 
 
+@torch.no_grad()
+def have_same_maps(student: nn.Module, teacher: nn.Module, inputs: Tensor) -> bool:
+    """Whether attention can be transferred: both have convolutions, of the same spatial shapes.
+
+    Args:
+        student, teacher: trained networks.
+        inputs: (batch, ...) prepared samples.
+    """
+    shapes = []
+    for network in (student, teacher):
+        still = copy.deepcopy(network).cpu().eval()
+        maps = AttentionMaps(still, training=False)
+        still(inputs)
+        shapes.append(_spatial_shapes(maps.take()))
+    return bool(shapes[0]) and shapes[0] == shapes[1]
+
+
 def distilled_loss(
     task: Callable[[Tensor, Tensor], Tensor],
     distillation: Distillation,
@@ -196,8 +215,12 @@ def _require_comparable(outputs: Tensor, soft_targets: Tensor) -> None:
         raise CannotDistill(f"the network's outputs have shape {ours}, its teacher's {theirs}")
 
 
+def _spatial_shapes(maps: list[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(features.shape[2:]) for features in maps]
+
+
 def _require_same_maps(student: list[Tensor], teacher: list[Tensor]) -> None:
-    ours, theirs = ([tuple(x.shape[2:]) for x in maps] for maps in (student, teacher))
+    ours, theirs = _spatial_shapes(student), _spatial_shapes(teacher)
     if ours != theirs:
         raise CannotDistill(
             "attention transfer needs feature maps of the same shapes, but the network has "

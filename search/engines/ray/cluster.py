@@ -34,7 +34,7 @@ except ImportError as error:
         f"--engine ray needs the extra `ray`: pip install 'compression-search[ray]' ({error})"
     ) from None
 
-__all__ = ["Needs", "check_address", "join", "leave", "nodes", "places", "shortage"]
+__all__ = ["Needs", "check_address", "join", "leave", "nodes", "places", "shortage", "token_hint"]
 
 CONNECT_S = 5.0
 RAY_CLIENT = "ray://"
@@ -127,7 +127,21 @@ def _connect(address: str) -> None:
         if ray.is_initialized():
             ray.shutdown()
         what = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidRequest(f"--ray-address {address}: cannot join the cluster: {what}") from None
+        # A wrong token looks like no cluster: Ray prints why, and says only that it failed.
+        hint = token_hint() if "Failed to connect" in what else ""
+        raise InvalidRequest(
+            f"--ray-address {address}: cannot join the cluster: {what}{hint}"
+        ) from None
+
+
+def token_hint() -> str:
+    """What to try where driver and cluster may differ about Ray's token; Ray itself is silent."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return (
+            "; this driver sends Ray's token: a cluster that was started without one needs "
+            "RAY_AUTH_MODE=disabled here, one with another token that token in RAY_AUTH_TOKEN"
+        )
+    return "; a cluster that was started with a token needs it here too, in RAY_AUTH_TOKEN"
 
 
 def leave() -> None:

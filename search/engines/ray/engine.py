@@ -262,7 +262,7 @@ class RayEngine(Engine):
             self._bury(slot)
             self._state.failed_starts += 1
             if self._state.failed_starts >= MOST_FAILED_STARTS:
-                what = " ".join(str(error).split())
+                what = " ".join(str(error).split()) + cluster.token_hint()
                 self._refuse(InvalidRequest(f"--engine ray: a worker cannot be started: {what}"))
             self._grow()
             return

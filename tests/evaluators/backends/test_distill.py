@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.backends.pytorch.backend import TorchBackend
 from evaluators.backends.pytorch.distill import (
     AttentionMaps,
     CannotDistill,
@@ -173,6 +175,26 @@ def test_hooks_are_removed_after_a_failure_too(
     assert not any(module._forward_hooks for module in other.modules())
     monkeypatch.undo()
     assert room.measure(ATTENTION).sha256 == before
+
+
+@pytest.mark.parametrize(
+    ("make", "teacher", "same"),
+    [
+        (networks.make_conv, None, True),
+        (networks.make_conv, networks.make_conv, True),
+        (networks.make_conv, lambda: nn.Conv2d(1, 4, 5), False),
+        (networks.make_conv, lambda: lambda inputs: inputs, False),  # no network: no maps
+        (networks.make_mlp, None, False),
+    ],
+)
+def test_the_scan_knows_whether_attention_can_be_compared(
+    make: Callable[[], nn.Module], teacher: Callable[[], Any] | None, same: bool
+) -> None:
+    workload = networks.workload(make().eval(), teacher=teacher and teacher())
+    backend = TorchBackend(workload, "cpu")
+    assert backend.scan().has_attention is same
+    modules = [m for m in (workload.model, workload.teacher) if isinstance(m, nn.Module)]
+    assert not any(part._forward_hooks for module in modules for part in module.modules())
 
 
 def test_attention_without_convolutions_is_a_failure(bench: Callable[[str], Bench]) -> None:

@@ -194,10 +194,11 @@ def test_three_nodes_give_the_files_of_the_local_engine(
 # The command -------------------------------------------------------------------------------------
 
 
-def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "search.cli", "run", "net.py:workload", "--target=m1", *arguments],
         cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=200,
@@ -283,4 +284,14 @@ def test_a_cluster_of_another_ray_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "cannot join the cluster: Version mismatch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_token_than_the_cluster_s_is_named(tmp_path: Path) -> None:
+    """Whether the session's cluster asks for one, or has none: Ray's own words tell neither."""
+    write_workload(tmp_path)
+    flags = ["--engine=ray", "--workers=1", f"--ray-address={session_address()}"]
+    done = run(tmp_path, *flags, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 32)
+    assert done.returncode == 2, done.stderr
+    assert "this driver sends Ray's token" in done.stderr
     assert "Traceback" not in done.stderr

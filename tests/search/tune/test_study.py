@@ -97,7 +97,8 @@ def test_a_killed_study_ends_with_the_asked_trials(
     # The user's callback, and Tune's own loggers, which write when a run ends: not the killed one.
     logs = list((location.folder / "tune").glob("*/trial-*/progress.csv"))
     told = (tmp_path / "told.txt").read_text().split()
-    assert len(told) == len(set(told)) >= TRIALS - len(before)
+    # A trial that was recorded at the instant of the kill may not have reached a callback.
+    assert len(told) == len(set(told)) >= TRIALS - 1
     assert len(logs) >= TRIALS - len(before)
 
 
