@@ -35,6 +35,8 @@ SPARSITIES = (
     0.9875, 0.99, 0.9925, 0.995,
 )
 # fmt: on
+#: Where whole channels can go too: a network without slack never recovers from losing half of them.
+MILD_SPARSITIES = (0.125, 0.25, 0.375)
 CLUSTERS = (None, 256, 128, 64, 32, 16, 12, 8, 6, 5, 4, 3, 2)
 BITS = (32, 16, 8, 7, 6, 5, 4, 3, 2)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0)
@@ -300,7 +302,7 @@ def build_space(
         can = capabilities.layers.get(layer.kind, _NOTHING)
         patterns = layer_patterns[layer.name]
         choices |= {
-            f"{layer.name}:sparsity": SPARSITIES if patterns else (0.0,),
+            f"{layer.name}:sparsity": _sparsities(patterns),
             f"{layer.name}:pattern": _keep(PATTERNS, patterns) or ("element",),
             f"{layer.name}:clusters": _keep(CLUSTERS, can.clusters),
             f"{layer.name}:bits": _keep(BITS, can.bits),
@@ -316,6 +318,12 @@ def build_space(
         Knob(name, values, name.rpartition(":")[2] in _ORDERED) for name, values in choices.items()
     ]
     return SearchSpace(knobs, profile)
+
+
+def _sparsities(patterns: frozenset[str]) -> tuple[float, ...]:
+    if not patterns:
+        return (0.0,)
+    return tuple(sorted((*SPARSITIES, *MILD_SPARSITIES))) if "channel" in patterns else SPARSITIES
 
 
 def _layer_patterns(profile: ModelProfile, capabilities: Capabilities) -> dict[str, frozenset[str]]:

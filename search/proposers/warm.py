@@ -76,7 +76,7 @@ CRITERION = "regrow-rate"
 TEMPERATURES = (4.0, 2.0)
 #: Origin of the policies that look beyond a tight budget.
 SCOUT = "beyond the budget"
-FAST_CHANNEL_SPARSITIES = (0.5, 0.7, 0.85)
+FAST_CHANNEL_SPARSITIES = (0.125, 0.25, 0.5, 0.7)
 #: After how many rungs the policies for latency come; at once if the budget limits latency.
 FAST_AFTER = 4
 _NO_CLUSTERS = 65536.0

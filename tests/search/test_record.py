@@ -24,7 +24,6 @@ from search.location import StudyLocation
 from search.record import Record, RecordReader, refuse_taken
 from search.spec import StudySpec
 from spaces import InvalidRequest, ModelProfile, Policy, SearchError, StudyBroken
-from spaces.search_space import SPARSITIES
 from tests.postgres import postgres_server
 from tests.simulator import Simulator, simulate
 
@@ -171,7 +170,7 @@ def test_optuna_loads_it(location: StudyLocation, sim: Simulator) -> None:
     }
     assert good.params["order"] in sim.space.knob("order").choices
     assert isinstance(good.params["fc2:sparsity"], int)
-    last = len(SPARSITIES) - 1
+    last = len(sim.space.knob("fc2:sparsity").choices) - 1
     assert good.distributions["fc2:sparsity"] == optuna.distributions.IntDistribution(0, last)
     assert reference.params == {}
     assert bad.user_attrs["failure"] == "cluster fc2: killed"

@@ -319,7 +319,7 @@ def test_neighbours_by_hand() -> None:
     space = space_of(rules)
     policy = policy_of(space, order="prune", a__sparsity=0.5, b0__sparsity=0.6)
     steps = {(p.layer("a").sparsity, p.layer("b.0").sparsity) for p in space.neighbours(policy)}
-    assert steps == {(0.0, 0.6), (0.6, 0.6), (0.5, 0.5), (0.5, 0.7)}
+    assert steps == {(0.375, 0.6), (0.6, 0.6), (0.5, 0.5), (0.5, 0.7)}
 
 
 # Restrictions ------------------------------------------------------------------------------------
