@@ -105,6 +105,8 @@ class RecordReader:
         self._storage = storage
         self._guard = threading.Lock()
         self._parsed: dict[str, list[Trial]] = {}
+        #: What this process wrote itself and has not seen in the storage yet: not parsed again.
+        self._written: dict[tuple[str, int], Trial] = {}
         with _reading(location):
             self._studies = {
                 name: storage.get_study_id_from_name(name)
@@ -200,7 +202,8 @@ class RecordReader:
             parsed = self._parsed.setdefault(name, [])
             with _without_collector():
                 for trial in self._unread(self._studies[name], len(parsed)):
-                    parsed.append(self._parse(name, trial))
+                    own = self._written.pop((name, trial.number), None)
+                    parsed.append(own or self._parse(name, trial))
                     # The storage keeps its trials for ever, and this was most of each.
                     del trial.user_attrs[_TRIAL]
             return list(parsed)
@@ -336,6 +339,7 @@ class Record(RecordReader):
         numbered = replace(trial, number=len(self._trials(name)))
         with _writing(self.location, f"write trial {numbered.number}"):
             self._optuna[name].add_trial(self._freeze(numbered))
+        self._written[name, numbered.number] = numbered
         self._keys.add(key)
         return numbered
 

@@ -40,6 +40,10 @@ CLUSTER_INITS = ("linear", "density", "random")
 CRITERIA = ("magnitude", "rate", "regrow", "regrow-rate")
 SCHEMES = ("symmetric", "asymmetric")
 GRANULARITIES = ("tensor", "channel")
+#: What `bits` and `bias_bits` may be.
+WIDTHS = (*range(2, 9), 16, 32)
+#: Made once: a layer's policy is checked tens of times a trial.
+_ONE_PATTERN = f"one of {PATTERNS}"
 DISTILLATION_KINDS = ("none", "logits", "attention")
 
 
@@ -111,12 +115,11 @@ class LayerPolicy:
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.sparsity < 1.0, "sparsity", "at least 0 and under 1", self.sparsity)
-        _require(self.pattern in PATTERNS, "pattern", f"one of {PATTERNS}", self.pattern)
+        _require(self.pattern in PATTERNS, "pattern", _ONE_PATTERN, self.pattern)
         clusters_ok = self.clusters is None or self.clusters in range(1, 65536)
         _require(clusters_ok, "clusters", "none or 1 to 65535", self.clusters)
-        for name in ("bits", "bias_bits"):
-            bits = getattr(self, name)
-            _require(bits in (16, 32) or bits in range(2, 9), name, "2 to 8, 16 or 32", bits)
+        for name, bits in (("bits", self.bits), ("bias_bits", self.bias_bits)):
+            _require(bits in WIDTHS, name, "2 to 8, 16 or 32", bits)
             object.__setattr__(self, name, int(bits))
         # 8 and 8.0 are equal, but not as text: the digest needs one type a knob.
         object.__setattr__(self, "sparsity", float(self.sparsity))
@@ -125,18 +128,17 @@ class LayerPolicy:
 
     def without(self, absent: Iterable[Stage]) -> "LayerPolicy":
         """The same policy with the knobs of `absent` stages neutral."""
-        result = self
-        for stage in absent:
-            match stage:
-                case Stage.PRUNE:
-                    result = replace(result, sparsity=0.0)
-                case Stage.CLUSTER:
-                    result = replace(result, clusters=None)
-                case Stage.QUANTIZE:
-                    result = replace(result, bits=FULL_BITS, bias_bits=FULL_BITS)
-                case Stage.DISTILL:
-                    pass
-        return result if result.sparsity > 0 else replace(result, pattern="element")
+        gone = set(absent)
+        bits, bias_bits = self.bits, self.bias_bits
+        if Stage.QUANTIZE in gone:
+            bits = bias_bits = FULL_BITS
+        sparsity = 0.0 if Stage.PRUNE in gone else self.sparsity
+        pattern = self.pattern if sparsity > 0 else "element"
+        clusters = None if Stage.CLUSTER in gone else self.clusters
+        wanted = (sparsity, pattern, clusters, bits, bias_bits)
+        # A study makes tens of policies a trial, of many layers each: most need no copy.
+        own = (self.sparsity, self.pattern, self.clusters, self.bits, self.bias_bits)
+        return self if wanted == own else LayerPolicy(*wanted)
 
     def to_dict(self) -> dict[str, Any]:
         """Only the knobs that are not neutral; `{}` leaves the layer alone."""
