@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +38,9 @@ def cached_array(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         InvalidRequest: the folder cannot be written to.
     """
     path = cache_folder() / f"{name}.npy"
-    try:
+    with _told(path):
         _ensure(path, make, waits=True)
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(
-            f"{path}: the cache of training data cannot be used: {error}; "
-            f"set {FOLDER_VARIABLE} to a folder that can be written to, or delete the file"
-        ) from None
     return array
 
 
@@ -66,11 +61,23 @@ def cached_parts(name: str, count: int, make: Callable[[int], np.ndarray]) -> np
     for part in range(count):
         path = cache_folder() / f"{name}-{part}.npy"
         # One that another process is at is left to it; whoever is done with the rest waits below.
-        with contextlib.suppress(OSError):
+        with _told(path), contextlib.suppress(BlockingIOError):
             _ensure(path, functools.partial(make, part), waits=False)
     return np.concatenate(
         [cached_array(f"{name}-{part}", functools.partial(make, part)) for part in range(count)]
     )
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What goes wrong with the file, as the user's to mend."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(
+            f"{path}: the cache of training data cannot be used: {error}; "
+            f"set {FOLDER_VARIABLE} to a folder that can be written to, or delete the file"
+        ) from None
 
 
 def _ensure(path: Path, make: Callable[[], np.ndarray], *, waits: bool) -> None:

@@ -95,3 +95,18 @@ def test_the_folder_follows_the_platforms_variable(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("SEARCH_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/compression-search")
+
+
+def test_a_part_that_cannot_be_written_is_made_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is said at once, not after every part was made for nothing."""
+    calls: list[int] = []
+
+    def make(part: int) -> np.ndarray:
+        calls.append(part)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InvalidRequest, match=r"whole-0\.npy: .*No space left"):
+        cached_parts("whole", 3, make)
+    assert calls == [0]
