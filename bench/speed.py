@@ -57,7 +57,7 @@ PARTS = {
     "resnet20": Part("resnet20-cifar10", 300, 1.0, 36, 5, goal_kb=150),
     # A tenth of an epoch, the workload's default, does not heal a network that lost channels.
     "resnet20-channels": Part(
-        "resnet20-cifar10", 300, 1.0, 16, 4, ("--space", str(CHANNELS), "--fidelity", "20000")
+        "resnet20-cifar10", 300, 1.0, 8, 4, ("--space", str(CHANNELS), "--fidelity", "20000")
     ),
 }
 

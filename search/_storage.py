@@ -1,15 +1,17 @@
 """Optuna storages, opened for reading or for the one driver."""
 
+import contextlib
 import hashlib
 import re
+import time
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from search._journal import GuardedJournal, LeanJournal
 
@@ -29,6 +31,9 @@ __all__ = [
 
 #: The attribute of an Optuna study that makes it a study of ours; written last.
 FORMAT_ATTRIBUTE = "format_version"
+#: Opening a database is tried so often more, and after so many seconds, while others set it up.
+TABLE_TRIES = 5
+TABLE_PAUSE_S = 0.2
 
 
 class StorageUnreadable(Exception):
@@ -131,7 +136,7 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     try:
         if is_reader and not _has_tables(url):
             raise StorageMissing("holds no studies yet")
-        database = RDBStorage(url, skip_table_creation=is_reader)
+        database = _optuna_storage(url, is_reader=is_reader)
     except ImportError as error:
         reason = f"its driver is not installed ({error.name or _first_line(error)})"
         raise StorageUnreadable(reason) from None
@@ -142,10 +147,28 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     return get_storage(database), database
 
 
+def _optuna_storage(url: str, *, is_reader: bool) -> RDBStorage:
+    for _ in range(TABLE_TRIES):
+        # Other drivers may be making the tables of a new database: the database refuses all but
+        # one of them, each table on its own.
+        with contextlib.suppress(IntegrityError, ProgrammingError):
+            return RDBStorage(url, skip_table_creation=is_reader)
+        time.sleep(TABLE_PAUSE_S)
+    return RDBStorage(url, skip_table_creation=is_reader)
+
+
 def _has_tables(url: str) -> bool:
+    """Whether Optuna has made all of its tables; what it writes last says so.
+
+    It would go on making them for a reader too, beside a driver that is just at it, and the
+    database would then refuse one of both.
+    """
     engine = create_engine(url)
     try:
-        return inspect(engine).has_table("studies")
+        if not inspect(engine).has_table("alembic_version"):
+            return False
+        with engine.connect() as connection:
+            return connection.execute(text("SELECT 1 FROM alembic_version")).first() is not None
     finally:
         engine.dispose()
 

@@ -42,7 +42,7 @@ def session_cluster() -> Any:
     if not _started:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # By default at nice 15: beside a process that computes, a test would wait for ever.
-        os.environ["RAY_worker_niceness"] = "0"
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 -- Ray's own name
         import ray
         from ray.cluster_utils import Cluster
 
