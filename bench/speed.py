@@ -56,9 +56,8 @@ PARTS = {
     "lenet5": Part("lenet5-mnist", 450, 1.0, 30, 6),
     "resnet20": Part("resnet20-cifar10", 300, 1.0, 36, 5, goal_kb=150),
     # A tenth of an epoch, the workload's default, does not heal a network that lost channels.
-    # Six trials are the warm start's own policies; more of them were not waited for.
     "resnet20-channels": Part(
-        "resnet20-cifar10", 300, 1.0, 6, 4, ("--space", str(CHANNELS), "--fidelity", "20000")
+        "resnet20-cifar10", 300, 1.0, 16, 4, ("--space", str(CHANNELS), "--fidelity", "20000")
     ),
 }
 
