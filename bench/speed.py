@@ -52,14 +52,18 @@ class Part:
     goal_kb: float | None = None
 
 
+# fmt: off
 PARTS = {
     "lenet5": Part("lenet5-mnist", 450, 1.0, 30, 6),
     "resnet20": Part("resnet20-cifar10", 300, 1.0, 36, 5, goal_kb=150),
-    # A tenth of an epoch, the workload's default, does not heal a network that lost channels.
+    # A tenth of an epoch, the workload's default, does not heal a network that lost channels, and
+    # one epoch left the mildest policy of a first try at 90.44 %, 0.04 under the limit.
     "resnet20-channels": Part(
-        "resnet20-cifar10", 300, 1.0, 16, 4, ("--space", str(CHANNELS), "--fidelity", "20000")
+        "resnet20-cifar10", 300, 1.0, 12, 3,
+        ("--space", str(CHANNELS), "--fidelity", "20000", "--full-fidelity", "150000"),
     ),
 }
+# fmt: on
 
 
 def search(name: str, part: Part) -> None:
