@@ -31,7 +31,7 @@ __all__ = [
 
 #: The attribute of an Optuna study that makes it a study of ours; written last.
 FORMAT_ATTRIBUTE = "format_version"
-#: Opening a database is tried so often more, and after so many seconds, while others set it up.
+#: A driver tries a database so often more, after so many seconds each, while others set it up.
 TABLE_TRIES = 5
 TABLE_PAUSE_S = 0.2
 
@@ -136,7 +136,7 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     try:
         if is_reader and not _has_tables(url):
             raise StorageMissing("holds no studies yet")
-        database = _optuna_storage(url, is_reader=is_reader)
+        database = RDBStorage(url, skip_table_creation=True) if is_reader else _with_tables(url)
     except ImportError as error:
         reason = f"its driver is not installed ({error.name or _first_line(error)})"
         raise StorageUnreadable(reason) from None
@@ -147,14 +147,14 @@ def _database(url: str, *, is_reader: bool) -> tuple[BaseStorage, RDBStorage]:
     return get_storage(database), database
 
 
-def _optuna_storage(url: str, *, is_reader: bool) -> RDBStorage:
+def _with_tables(url: str) -> RDBStorage:
     for _ in range(TABLE_TRIES):
         # Other drivers may be making the tables of a new database: the database refuses all but
         # one of them, each table on its own.
         with contextlib.suppress(IntegrityError, ProgrammingError):
-            return RDBStorage(url, skip_table_creation=is_reader)
+            return RDBStorage(url)
         time.sleep(TABLE_PAUSE_S)
-    return RDBStorage(url, skip_table_creation=is_reader)
+    return RDBStorage(url)
 
 
 def _has_tables(url: str) -> bool:

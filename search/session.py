@@ -208,7 +208,9 @@ def capabilities_of(
     # A record of before `has_attention` was kept still has its layers.
     if not profile.has_attention or not any(x.kind.startswith("Conv") for x in profile.layers):
         both = replace(both, distillation_kinds=both.distillation_kinds - {"attention"})
-        removed += ("network and teacher have no feature maps of the same shapes to compare",)
+        removed += (
+            "no attention transfer: network and teacher have no feature maps of the same shapes",
+        )
     if not profile.gives_logits:
         both = replace(both, distillation_kinds=both.distillation_kinds - {"logits"})
         removed += ("the network's outputs are not class scores: no logits to soften",)

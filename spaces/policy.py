@@ -24,6 +24,7 @@ __all__ = [
     "GRANULARITIES",
     "PATTERNS",
     "SCHEMES",
+    "WIDTHS",
     "Distillation",
     "LayerPolicy",
     "Policy",

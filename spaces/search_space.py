@@ -18,6 +18,7 @@ from spaces.policy import (
     GRANULARITIES,
     PATTERNS,
     SCHEMES,
+    WIDTHS,
     Distillation,
     LayerPolicy,
     Policy,
@@ -38,7 +39,7 @@ SPARSITIES = (
 #: Where whole channels can go too: a network without slack never recovers from losing half of them.
 MILD_SPARSITIES = (0.125, 0.25, 0.375)
 CLUSTERS = (None, 256, 128, 64, 32, 16, 12, 8, 6, 5, 4, 3, 2)
-BITS = (32, 16, 8, 7, 6, 5, 4, 3, 2)
+BITS = WIDTHS[::-1]
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0)
 WEIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 #: In a restriction: leave this knob at its neutral value.

@@ -24,6 +24,7 @@ from search.location import StudyLocation
 from search.record import Record, RecordReader, refuse_taken
 from search.spec import StudySpec
 from spaces import InvalidRequest, ModelProfile, Policy, SearchError, StudyBroken
+from spaces.search_space import MILD_SPARSITIES, SPARSITIES
 from tests.postgres import postgres_server
 from tests.simulator import Simulator, simulate
 
@@ -170,7 +171,7 @@ def test_optuna_loads_it(location: StudyLocation, sim: Simulator) -> None:
     }
     assert good.params["order"] in sim.space.knob("order").choices
     assert isinstance(good.params["fc2:sparsity"], int)
-    last = len(sim.space.knob("fc2:sparsity").choices) - 1
+    last = len(SPARSITIES) + len(MILD_SPARSITIES) - 1
     assert good.distributions["fc2:sparsity"] == optuna.distributions.IntDistribution(0, last)
     assert reference.params == {}
     assert bad.user_attrs["failure"] == "cluster fc2: killed"

@@ -102,10 +102,14 @@ class TorchBackend:
             )
         return TrainingData(split.to(self.device), self.workload.prepare, len(train))
 
+    @property
+    def _teacher_network(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return self.workload.teacher or self.workload.model
+
     @cached_property
     def teacher(self) -> Teacher:
         """The workload's teacher, or the uncompressed network."""
-        network = self.workload.teacher or self.workload.model
+        network = self._teacher_network
         if isinstance(network, nn.Module):
             # A copy: the workload's own network stays as it is, on the CPU.
             network = copy.deepcopy(network).to(self.device).eval().requires_grad_(False)
@@ -138,18 +142,20 @@ class TorchBackend:
         if self.workload.imitation is not None:
             return True
         split = self.workload.validation
-        outputs = self.baseline(self.workload.prepare(split.inputs[:2].clone()))
+        outputs = self.baseline(self._two_inputs())
         if not isinstance(outputs, torch.Tensor) or split.targets.is_floating_point():
             return False
         return outputs.dim() == 2 and outputs.shape[1] >= 2 and split.targets.dim() == 1
 
     def _has_attention(self) -> bool:
-        """Without a teacher of its own the network imitates itself."""
-        teacher = self.workload.teacher or self.workload.model
+        teacher = self._teacher_network
         if not isinstance(teacher, nn.Module):
             return False
-        inputs = self.workload.prepare(self.workload.validation.inputs[:2].clone())
-        return have_same_maps(self.workload.model, teacher, inputs)
+        return have_same_maps(self.workload.model, teacher, self._two_inputs())
+
+    def _two_inputs(self) -> torch.Tensor:
+        """(2, ...) prepared samples."""
+        return self.workload.prepare(self.workload.validation.inputs[:2].clone())
 
     def compress(self, policy: Policy, seeds: Seeds) -> Compressed | Failure:
         """See `Backend.compress`."""
