@@ -574,4 +574,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Not this copy of the module, whose name means something else in every other process.
+    from bench.engines import main as importable_main
+
+    importable_main()

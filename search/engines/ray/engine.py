@@ -7,6 +7,7 @@ the loop's business, as with every engine.
     asked of Ray, waits for a place -> idle <-> works on one task -> dead: another is asked for
 """
 
+import pickle
 import threading
 import time
 from collections import deque
@@ -38,6 +39,9 @@ LOOK_S = 1.0
 MOST_FAILED_STARTS = 3
 #: A task whose process died before it was begun is not charged; but not for ever.
 MOST_UNBEGUN = 3
+#: A worker that had nothing to do for longer may have died meanwhile, so it is asked whether it
+#: began its task. One that gets its task at once is not: the question costs as much as the task.
+IDLE_S = 0.02
 #: An end waits so long for the dispatcher.
 JOIN_S = 5.0
 
@@ -61,12 +65,14 @@ class _Slot:
         actor: its handle; the class's methods are Ray's to type.
         hello: None until it has a place and runs.
         configured: the configuration it has taken over.
+        free_since_s: when it had its last task behind it.
         task: what it works on.
     """
 
     actor: Any
     hello: Hello | None = None
     configured: int = 0
+    free_since_s: float = float("-inf")
     task: _Task | None = None
 
 
@@ -298,10 +304,12 @@ class RayEngine(Engine):
     def _start(self, slot: _Slot, task: _Task) -> None:
         number = self._configuration[0] if self._configuration else 0
         sent = self._sent if number != slot.configured else None
+        was_idle = time.monotonic() - slot.free_since_s > IDLE_S
         slot.task = task
         try:
-            begun = slot.actor.starts.remote()
-            ended = slot.actor.run.remote(sent, task.fn, task.args, task.kwargs)
+            call = pickle.dumps((task.fn, task.args, task.kwargs), pickle.HIGHEST_PROTOCOL)
+            begun = slot.actor.starts.remote() if was_idle else None
+            ended = slot.actor.run.remote(sent, call)
         except Exception as error:  # what cannot be pickled: the caller's mistake, not a worker's
             slot.task = None
             task.future.set_exception(error)
@@ -312,6 +320,7 @@ class RayEngine(Engine):
         task, slot.task = slot.task, None
         if task is None:
             return
+        slot.free_since_s = time.monotonic()
         error, result = done.exception(), None
         if error is None:
             result = done.result()
@@ -320,7 +329,7 @@ class RayEngine(Engine):
             else:
                 slot.configured = number
         elif isinstance(error, ray.exceptions.RayActorError):
-            was_begun = _has_returned(begun)
+            was_begun = begun is None or _has_returned(begun)
             self._bury(slot)
             self._grow()
             task.unbegun += 1
