@@ -198,8 +198,9 @@ def place_labels(
 ) -> list[str]:
     """Plotly's `textposition` of each label, so that they do not overlap: greedy, in their order.
 
-    A label takes the first of eight places that hides nothing, else the one that hides least.
-    Widths are approximate: the browser's font is not known here.
+    A label takes the first of eight places that hides nothing, else the one that hides least, on
+    a typical page and on a telephone together: one answer serves both. Widths are approximate: the
+    browser's font is not known here.
 
     Args:
         labels: the most important first.
@@ -208,21 +209,27 @@ def place_labels(
     """
     width, height = plot_px
     narrow = min(width, _NARROW_PX)
-    taken = [
-        _box_around((label.x * width, label.y * height), label.mark_px, label.mark_px)
-        for label in labels
-    ]
-    points = np.empty((0, 2)) if marks is None else marks * np.array(plot_px)
+    taken, slim_taken = (
+        [
+            _box_around((label.x * across, label.y * height), label.mark_px, label.mark_px)
+            for label in labels
+        ]
+        for across in (width, narrow)
+    )
+    none = np.empty((0, 2))
+    points = none if marks is None else marks * np.array(plot_px)
     chosen = []
     for label in labels:
-        boxes, costs = {}, {}
+        boxes, slim_boxes, costs = {}, {}, {}
         for name, (right, up) in _POSITIONS.items():
             box = _label_box((label.x * width, label.y * height), label, right, up)
             slim = _label_box((label.x * narrow, label.y * height), label, right, up)
             cut = _cut_px2(slim, narrow, height)
-            boxes[name], costs[name] = box, cut + _hidden_px2(box, taken, points)
+            hidden = _hidden_px2(box, taken, points) + _hidden_px2(slim, slim_taken, none)
+            boxes[name], slim_boxes[name], costs[name] = box, slim, cut + hidden
         best = min(costs, key=lambda name: costs[name])
         taken.append(boxes[best])
+        slim_taken.append(slim_boxes[best])
         chosen.append(best)
     return chosen
 

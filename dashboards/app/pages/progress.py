@@ -99,8 +99,8 @@ def _work(snapshot: Snapshot) -> Component:
         "driver": f"{driver.state}; process {payload.get('pid', '?')}, {payload.get('host', '?')}",
         "last beat": "never"
         if driver.beat_age_s is None
-        else f"{format_duration(driver.beat_age_s)} before this page read it",
-        "phase": str(payload.get("phase", "unknown")),
+        else f"{format_duration(driver.beat_age_s)} ago, when this page read it",
+        "phase": str(payload.get("phase", "none")),
         "evaluation so far": f"{format_duration(seconds)}, summed over workers",
     }
     if isinstance(payload.get("eta_s"), int | float):
