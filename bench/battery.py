@@ -7,8 +7,6 @@ data from SEARCH_DATA.
 
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.parts import search
 from bench.results import write_results
 from bench.winners import winner
 from evaluators.artifacts.files import read_content
@@ -48,23 +47,15 @@ TWINS = ((2.0, 0.5), (1.0, 0.1))
 TRIALS, SEARCH_EPOCHS, FULL_EPOCHS, FINALISTS, SEEDS = 48, 20, 80, 6, 3
 
 
-def search() -> None:
-    """Start the study, or go on with it."""
-    common, place = [sys.executable, "-m", "search.cli"], ["--storage", str(FOLDER)]
+def request() -> list[str]:
+    """What the study is asked for."""
     samples = len(splits()[0])
-    if (FOLDER / NAME).exists():
-        command = [*common, "resume", NAME, *place]
-    else:
-        command = [
-            *common, "run", "battery", "--target", "m1", "--format", "packed",
-            "--study", NAME, *place,
-            "--budget-kb", str(BUDGET_KB), "--max-drop", str(MAX_DROP_POINTS),
-            "--trials", str(TRIALS), "--fidelity", str(SEARCH_EPOCHS * samples),
-            "--full-fidelity", str(FULL_EPOCHS * samples), "--finalists", str(FINALISTS),
-        ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.battery: {' '.join(command)} ended with exit code {code}")
+    return [
+        "battery", "--target", "m1", "--format", "packed",
+        "--budget-kb", str(BUDGET_KB), "--max-drop", str(MAX_DROP_POINTS),
+        "--trials", str(TRIALS), "--fidelity", str(SEARCH_EPOCHS * samples),
+        "--full-fidelity", str(FULL_EPOCHS * samples), "--finalists", str(FINALISTS),
+    ]  # fmt: skip
 
 
 def paired_drop_points(
@@ -150,7 +141,7 @@ def seeds_of(record: RecordReader, worker: Worker, policy: Policy) -> list[tuple
 
 def main() -> None:
     torch.set_num_threads(1)
-    search()
+    search(FOLDER, NAME, request())
     record = RecordReader.open(StudyLocation(str(FOLDER), NAME))
     worker = Worker(worker_context(record.spec, record.location, record.profile))
     base = _outputs(worker.format.read(worker.baseline_file).run)

@@ -4,12 +4,11 @@ Two studies of the product by its own command line, one for the file in flash an
 download; each is started or gone on with. Reads its texts from SEARCH_DATA.
 """
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.parts import search
 from bench.results import write_results
 from bench.winners import measured, winner
 from evaluators.artifacts.files import size_bytes
@@ -46,6 +45,15 @@ class Goal:
         """Where its record is."""
         return StudyLocation(str(FOLDER), self.name)
 
+    @property
+    def request(self) -> list[str]:
+        """What the study is asked for."""
+        return [
+            "emotion-lstm", "--target", "pixel", *self.limit,
+            "--max-drop", str(self.max_drop_points),
+            "--trials", str(TRIALS), "--finalists", str(FINALISTS),
+        ]  # fmt: skip
+
     def bytes_of(self, trial: Trial) -> int:
         """What the limit is on."""
         return int(getattr(measured(trial), self.field))
@@ -64,23 +72,6 @@ PUBLISHED = (
 )
 
 
-def search(goal: Goal) -> None:
-    """Start a study, or go on with it."""
-    common, place = [sys.executable, "-m", "search.cli"], ["--storage", str(FOLDER)]
-    if (FOLDER / goal.name).exists():
-        command = [*common, "resume", goal.name, *place]
-    else:
-        command = [
-            *common, "run", "emotion-lstm", "--target", "pixel",
-            "--study", goal.name, *place, *goal.limit,
-            "--max-drop", str(goal.max_drop_points),
-            "--trials", str(TRIALS), "--finalists", str(FINALISTS),
-        ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.emotion: {' '.join(command)} ended with exit code {code}")
-
-
 def _row(
     network: str, kb: str | None, download_kb: str | None, validation: str | None, test: str | None
 ) -> dict[str, Any]:
@@ -97,7 +88,7 @@ def main() -> None:
     rows = [_row(name, kb, None, validation, test) for name, kb, validation, test in PUBLISHED]
     notes = []
     for goal in GOALS:
-        search(goal)
+        search(FOLDER, goal.name, goal.request)
         record = RecordReader.open(goal.location)
         worker = Worker(worker_context(record.spec, record.location, record.profile))
         base, limit = record.profile.baseline_metric, float(goal.limit[1])

@@ -7,8 +7,6 @@ resumes; ONLY=lenet300 (lenet5, cnn) runs one part.
 """
 
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from bench.parts import chosen, search
 from bench.results import write_results
 from evaluators import tasks
 from search.engines import LocalEngine
@@ -55,19 +54,11 @@ PARTS = {
 def proposed(key: str, part: Part) -> tuple[RecordReader, list[Trial]]:
     """The study's record and its trials with a file, but the references."""
     name = f"fidelity-{key}"
-    command = [sys.executable, "-m", "search.cli"]
-    place = ["--storage", str(FOLDER)]
-    if (FOLDER / name).exists():
-        command += ["resume", name, *place]
-    else:
-        command += [
-            "run", part.workload, "--target", "m1", "--format", "packed", "--study", name, *place,
-            "--workers", str(WORKERS), "--trials", str(part.trials), "--finalists", "0",
-            "--budget-kb", "250",
-        ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.fidelity: {' '.join(command)} ended with exit code {code}")
+    request = [
+        part.workload, "--target", "m1", "--format", "packed", "--workers", str(WORKERS),
+        "--trials", str(part.trials), "--finalists", "0", "--budget-kb", "250",
+    ]  # fmt: skip
+    search(FOLDER, name, request)
     record = RecordReader.open(StudyLocation(str(FOLDER), name))
     trials = [t for t in record.trials() if t.measurement and not t.origin.startswith("reference")]
     return record, trials
@@ -172,15 +163,12 @@ def _best_half(short: list[Trial], full: list[Trial]) -> float | None:
 
 
 def main() -> None:
-    only = os.environ.get("ONLY", "")
-    if only and only not in PARTS:
-        allowed = ", ".join(PARTS)
-        raise SystemExit(f"bench.fidelity: ONLY must be one of {allowed}, but got {only!r}")
+    asked = chosen("ONLY", tuple(PARTS))
     FOLDER.mkdir(parents=True, exist_ok=True)
     before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = {key: [row for row in before if row["network"] == key] for key in PARTS}
     for key, part in PARTS.items():
-        if only in ("", key):
+        if key in asked:
             rows[key] = rows_of(key, part)
     todo = ", ".join(key for key in PARTS if not rows[key]) or "nothing"
     write_results(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.parts import chosen
 from bench.results import write_results
 from evaluators.cost.targets import load_target
 from evaluators.formats import choose_format
@@ -152,14 +153,10 @@ def rows_apart(workload: str, target: str, artifact_format: str) -> list[dict[st
 
 
 def main() -> None:
-    only = os.environ.get("ONLY", "")
-    if only and only not in WORKLOADS:
-        raise SystemExit(
-            f"bench.formats: ONLY must be one of {', '.join(WORKLOADS)}, but got {only!r}"
-        )
+    asked = chosen("ONLY", WORKLOADS)
     before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = {name: [row for row in before if row["workload"] == name] for name in WORKLOADS}
-    for name in [only] if only else WORKLOADS:
+    for name in asked:
         if name in FROM_SEARCH_DATA and not os.environ.get("SEARCH_DATA"):
             print(f"{name} is left as it was: SEARCH_DATA is not set")
             continue

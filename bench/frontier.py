@@ -6,9 +6,7 @@ ONLY=lenet300 (lenet5, cnn) runs one part.
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.parts import chosen, search
 from bench.results import write_results
 from bench.winners import winner
 from evaluators import tasks
@@ -47,6 +46,16 @@ class Part:
     finalists: int
     published: str
 
+    @property
+    def request(self) -> list[str]:
+        """What the study is asked for."""
+        return [
+            self.workload, "--target", "m1", "--format", "packed", "--proposer", "greybox",
+            "--budget-kb", str(self.goal_kb), "--min-accuracy", str(100 - self.goal_error_pct),
+            "--trials", str(self.trials), "--fidelity", str(self.search_epochs * EPOCH),
+            "--full-fidelity", str(self.full_epochs * EPOCH), "--finalists", str(self.finalists),
+        ]  # fmt: skip
+
 
 PARTS = {
     "lenet300": Part(
@@ -64,28 +73,6 @@ PARTS = {
 }  # fmt: skip
 
 
-def search(name: str, part: Part) -> float:
-    """Start the study, or go on with it. Returns wall seconds of this session."""
-    common = [sys.executable, "-m", "search.cli"]
-    place = ["--storage", str(FOLDER)]
-    if (FOLDER / name).exists():
-        command = [*common, "resume", name, *place]
-    else:
-        command = [
-            *common, "run", part.workload, "--target", "m1", "--format", "packed",
-            "--study", name, *place,
-            "--proposer", "greybox",
-            "--budget-kb", str(part.goal_kb), "--min-accuracy", str(100 - part.goal_error_pct),
-            "--trials", str(part.trials), "--fidelity", str(part.search_epochs * EPOCH),
-            "--full-fidelity", str(part.full_epochs * EPOCH), "--finalists", str(part.finalists),
-        ]  # fmt: skip
-    started = time.monotonic()
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.frontier: {' '.join(command)} ended with exit code {code}")
-    return time.monotonic() - started
-
-
 def error_pct(measurement: Measurement | None) -> float:
     assert measurement is not None
     return 100 * (1 - measurement.metric)
@@ -93,7 +80,9 @@ def error_pct(measurement: Measurement | None) -> float:
 
 def run_part(key: str, part: Part) -> list[dict[str, Any]]:
     name = f"frontier-{key}"
-    wall_s = search(name, part)
+    started = time.monotonic()
+    search(FOLDER, name, part.request)
+    wall_s = time.monotonic() - started
     record = RecordReader.open(StudyLocation(str(FOLDER), name))
     best = winner(
         record.finalists(), lambda trial: error_pct(trial.measurement) <= part.goal_error_pct
@@ -158,15 +147,11 @@ def seeds_of(name: str, record: RecordReader, best: Trial) -> list[dict[str, Any
 
 
 def main() -> None:
-    only = os.environ.get("ONLY", "")
-    if only and only not in PARTS:
-        raise SystemExit(
-            f"bench.frontier: ONLY must be one of {', '.join(PARTS)}, but got {only!r}"
-        )
+    asked = chosen("ONLY", tuple(PARTS))
     before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = {key: [row for row in before if row["network"] == key] for key in PARTS}
     for key, part in PARTS.items():
-        if only in ("", key):
+        if key in asked:
             rows[key] = run_part(key, part)
     todo = ", ".join(key for key in PARTS if not rows[key]) or "nothing"
     notes = [

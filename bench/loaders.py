@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.parts import chosen
 from bench.results import FOLDER, write_results
 
 __all__ = ["main"]
@@ -178,12 +179,10 @@ def _earlier() -> dict[str, dict[str, Any]]:
 def main() -> None:
     import datetime
 
-    only = os.environ.get("ONLY")
-    if only not in (None, *PLACES):
-        raise SystemExit(f"ONLY must be one of {', '.join(PLACES)}, but got {only!r}")
+    asked = chosen("ONLY", tuple(PLACES))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     rows = _earlier()
-    for name in PLACES if only is None else (only,):
+    for name in asked:
         rows[name] = {"format": name, "date": today, **row_of(name)}
     write_results(
         "loaders",

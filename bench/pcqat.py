@@ -9,12 +9,11 @@ of the same weights, and that gzipped, which is how the tutorial counts. Everyth
 import gzip
 import json
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.parts import search
 from bench.results import write_results
 from bench.winners import measured, winner
 from evaluators.artifacts.files import read_content
@@ -33,23 +32,11 @@ REFERENCE = "reference: TFMOT tutorial PCQAT"
 BUDGET_KB = 8.076
 TRIALS, FINALISTS, SEEDS, MAX_DROP_POINTS = 48, 6, 3, 1.0
 PARAMETERS = 20_410
-
-
-def search() -> None:
-    """Start the study, or go on with it."""
-    common, place = [sys.executable, "-m", "search.cli"], ["--storage", str(FOLDER)]
-    if (FOLDER / NAME).exists():
-        command = [*common, "resume", NAME, *place]
-    else:
-        command = [
-            *common, "run", "cnn-mnist-keras", "--target", "pixel", "--format", "packed",
-            "--study", NAME, *place, "--budget-kb", str(BUDGET_KB),
-            "--max-drop", str(MAX_DROP_POINTS),
-            "--trials", str(TRIALS), "--finalists", str(FINALISTS), "--workers", "2",
-        ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.pcqat: {' '.join(command)} ended with exit code {code}")
+REQUEST = (
+    "cnn-mnist-keras", "--target", "pixel", "--format", "packed",
+    "--budget-kb", str(BUDGET_KB), "--max-drop", str(MAX_DROP_POINTS),
+    "--trials", str(TRIALS), "--finalists", str(FINALISTS), "--workers", "2",
+)  # fmt: skip
 
 
 def seeds_of(record: RecordReader, workers: dict[str, Worker], policy: Policy) -> list[Any]:
@@ -106,7 +93,7 @@ def _median(seeds: list[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    search()
+    search(FOLDER, NAME, REQUEST)
     record = RecordReader.open(StudyLocation(str(FOLDER), NAME))
     context = worker_context(record.spec, record.location, record.profile)
     files = FOLDER / "tflite-files"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.parts import chosen
 from bench.results import FOLDER as RESULTS
 from bench.results import write_results
 from evaluators import tasks
@@ -91,7 +92,7 @@ class Part:
 PARTS = {
     "simulator": Part(METHODS, 3, 100),
     "simulator-nonadditive": Part(METHODS, 3, 100, interaction=1.0),
-    "lenet300": Part(METHODS, 3, 60, workload="lenet300-mnist"),
+    "lenet300": Part(METHODS, 3, 100, workload="lenet300-mnist"),
     "lenet5": Part(("greybox", "warm", "tpe"), 3, 40, workload="lenet5-mnist"),
 }
 
@@ -271,20 +272,11 @@ def kept_rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in last if row["part"] in PARTS and row["part"] not in parts]
 
 
-def _chosen(variable: str, allowed: Sequence[str]) -> list[str]:
-    asked = [name for name in os.environ.get(variable, "").split(",") if name]
-    for name in asked:
-        if name not in allowed:
-            known = ", ".join(allowed)
-            raise SystemExit(f"bench.proposers: {variable} must be of {known}, but got {name!r}")
-    return asked or list(allowed)
-
-
 def main() -> None:
     warnings.simplefilter("ignore")  # Optuna's notes on experimental samplers
-    chosen = _chosen("ONLY", tuple(PARTS))
-    methods = _chosen("METHODS", METHODS)
-    for key in chosen:
+    asked = chosen("ONLY", tuple(PARTS))
+    methods = chosen("METHODS", METHODS)
+    for key in asked:
         part = PARTS[key]
         seeds = min(part.seeds, int(os.environ.get("SEEDS", part.seeds)))
         with tempfile.TemporaryDirectory() as folder:

@@ -8,14 +8,12 @@ All resume.
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.parts import chosen, search
 from bench.results import write_results
 from evaluators.artifacts.files import read_content
 from evaluators.worker import Worker
@@ -51,6 +49,16 @@ class Part:
     flags: tuple[str, ...] = ()
     goal_kb: float | None = None
 
+    @property
+    def request(self) -> list[str]:
+        """What the study is asked for."""
+        return [
+            self.workload, "--target", "x86",
+            "--budget-kb", str(self.budget_kb), "--max-drop", str(self.max_drop_points),
+            "--trials", str(self.trials), "--finalists", str(self.finalists), "--workers", "2",
+            *self.flags,
+        ]  # fmt: skip
+
 
 # fmt: off
 PARTS = {
@@ -64,23 +72,6 @@ PARTS = {
     ),
 }
 # fmt: on
-
-
-def search(name: str, part: Part) -> None:
-    """Start the study, or go on with it."""
-    common, place = [sys.executable, "-m", "search.cli"], ["--storage", str(FOLDER)]
-    if (FOLDER / name).exists():
-        command = [*common, "resume", name, *place]
-    else:
-        command = [
-            *common, "run", part.workload, "--target", "x86", "--study", name, *place,
-            "--budget-kb", str(part.budget_kb), "--max-drop", str(part.max_drop_points),
-            "--trials", str(part.trials), "--finalists", str(part.finalists), "--workers", "2",
-            *part.flags,
-        ]  # fmt: skip
-    code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):
-        raise SystemExit(f"bench.speed: {' '.join(command)} ended with exit code {code}")
 
 
 def channels_pruned(policy: Policy) -> bool:
@@ -103,7 +94,7 @@ def _ratios(worker: Worker, trial: Trial, file: Path) -> list[float]:
 
 def run_part(key: str, part: Part) -> list[dict[str, Any]]:
     """The rows of a part."""
-    search(key, part)
+    search(FOLDER, key, part.request)
     record = RecordReader.open(StudyLocation(str(FOLDER), key))
     worker = Worker(worker_context(record.spec, record.location, record.profile))
     profile, tests = record.profile, record.test_scores()
@@ -196,13 +187,11 @@ def verdicts(key: str, part: Part, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    only = os.environ.get("ONLY", "")
-    if only and only not in PARTS:
-        raise SystemExit(f"bench.speed: ONLY must be one of {', '.join(PARTS)}, but got {only!r}")
+    asked = chosen("ONLY", tuple(PARTS))
     before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = {key: [row for row in before if row["network"] == key] for key in PARTS}
     for key, part in PARTS.items():
-        if only in ("", key):
+        if key in asked:
             rows[key] = run_part(key, part)
     write_results(
         "speed",
