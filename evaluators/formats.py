@@ -19,9 +19,14 @@ __all__ = [
 
 #: Kinds of layers whose weights files store compressed.
 _KINDS = ("Linear", "Conv1d", "Conv2d")
-#: Kinds that some formats store compressed too: `packed` whatever has weights; LiteRT's fused LSTM
-#: has 8-bit kernels, its GRU is a loop of operators that is not written.
-_MORE_KINDS = {"packed": ("Embedding", "LSTM", "GRU"), "tflite": ("Embedding", "LSTM")}
+#: Kinds that some formats store compressed too: `packed` and `onnx` whatever has weights. A GRU is
+#: a loop of operators in Core ML and in LiteRT, which is not written.
+_MORE_KINDS = {
+    "packed": ("Embedding", "LSTM", "GRU"),
+    "onnx": ("Embedding", "LSTM", "GRU"),
+    "mlpackage": ("Embedding", "LSTM"),
+    "tflite": ("Embedding", "LSTM"),
+}
 
 
 @dataclass(frozen=True, slots=True)

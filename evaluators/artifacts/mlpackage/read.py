@@ -18,11 +18,13 @@ from google.protobuf.message import DecodeError
 
 from evaluators.artifacts.files import Content
 from evaluators.artifacts.mlpackage.package import (
+    GATED,
     MODEL,
     REMOVED,
     SPECIFICATION_VERSION,
     TENSORS,
     WEIGHTS,
+    gates_swapped,
     tensor_label,
 )
 from evaluators.artifacts.packed import DamagedArtifact
@@ -74,6 +76,7 @@ def _read(content: Content) -> MlPackage:
     metadata = spec.description.metadata.userDefined
     names = json.loads(metadata[TENSORS])
     removed = json.loads(metadata[REMOVED]) if REMOVED in metadata else {}
+    gated = json.loads(metadata[GATED]) if GATED in metadata else []
     with tempfile.TemporaryDirectory(prefix="search-mlpackage-") as folder:
         (Path(folder) / "weight.bin").write_bytes(content[WEIGHTS])
         program = load_program(
@@ -88,6 +91,8 @@ def _read(content: Content) -> MlPackage:
         computed[name] = _decoded_by_coremltools(variable)
         if not np.array_equal(computed[name], weights[name].astype(np.float16)):
             raise DamagedArtifact(f"{name}: coremltools decodes other values")
+        if name in gated:  # the network's own order of gates
+            weights[name], computed[name] = map(gates_swapped, (weights[name], computed[name]))
     return MlPackage(weights, computed, removed, tuple(_ledger(spec, content, names)))
 
 

@@ -26,6 +26,7 @@ from evaluators.backends.pytorch.export import (
     rounded_layers,
 )
 from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
+from evaluators.backends.pytorch.recurrent import lstm_tensors
 from evaluators.backends.pytorch.slices import slices_of
 from spaces import InvalidRequest, LedgerLine
 
@@ -209,7 +210,8 @@ class MlPackageFormat:
                 raise CannotHold("", "mlpackage: activations stay half precision, not 8 bits")
             small = sliced(artifact, removal.slices)
             model = removal.of(load_artifact(self._model, artifact)).eval()
-            return build(export_program(model, self._sample), small, removal.dead)
+            gated = lstm_tensors(model)
+            return build(export_program(model, self._sample), small, removal.dead, gated)
 
     def read(self, content: Content) -> Restored:
         """See `FileFormat.read`. The network computes with the weights as Core ML rounds them."""
@@ -232,7 +234,9 @@ class MlPackageFormat:
         """See `FileFormat.timed`."""
         from evaluators.artifacts.mlpackage.runtime import load  # noqa: PLC0415
 
-        return load(restored.content, removal.sample.numpy())
+        sample = removal.sample.numpy()  # Core ML takes whole numbers of 32 bits alone
+        whole = np.issubdtype(sample.dtype, np.integer)
+        return load(restored.content, sample.astype(np.int32) if whole else sample)
 
 
 class TfliteFormat:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.artifacts.base import CannotHold
+from evaluators.artifacts.onnx.shapes import fold_shapes
 from evaluators.backends.pytorch.export import plain_state
 from evaluators.backends.pytorch.progress_bars import lock_in_this_process_only
 
@@ -33,6 +34,7 @@ def export_graph(model: nn.Module, sample: Tensor) -> bytes:
     names = {initializer.name for initializer in simplified.graph.initializer}
     wanted = {n for n in plain_state(model) if not n.endswith("num_batches_tracked")}
     exported = simplified if wanted <= names else _export(model, batch, simplify=False)
+    fold_shapes(exported)
     data: bytes = exported.SerializeToString()
     return data
 

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GateWeights", "GruWeights", "LstmWeights", "parted", "recurrent_parts", "steps_read"]
+__all__ = [
+    "GateWeights",
+    "GruWeights",
+    "LstmWeights",
+    "lstm_tensors",
+    "parted",
+    "recurrent_parts",
+    "steps_read",
+]
 
 
 class GateWeights(nn.Module):
@@ -156,6 +164,16 @@ def recurrent_parts(module: nn.Module) -> dict[str, GateWeights]:
     if not isinstance(module, _Parted):
         return {}
     return {name: part for name, part in module.named_children() if isinstance(part, GateWeights)}
+
+
+def lstm_tensors(model: nn.Module) -> frozenset[str]:
+    """Names of the tensors of a parted network whose rows are an LSTM's four gates."""
+    return frozenset(
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, LstmWeights)
+        for name, _ in module.named_parameters(recurse=False)
+    )
 
 
 def steps_read(inputs: object) -> int:
