@@ -36,7 +36,7 @@ __all__ = [
 
 FULL_BITS = 32
 PATTERNS = ("element", "channel")
-CLUSTER_INITS = ("linear", "density", "random")
+CLUSTER_INITS = ("linear", "density", "random", "k-means++")
 #: What decides which elements the prune stage takes. "regrow" lets pruned ones come back.
 CRITERIA = ("magnitude", "rate", "regrow", "regrow-rate")
 SCHEMES = ("symmetric", "asymmetric")
@@ -187,7 +187,7 @@ class Policy:
         layers: (layer name, LayerPolicy), sorted by name, without the layers left alone.
         distillation: used from the distill stage to the end.
         activation_bits: bits of the activations between layers; 32 = leave. Set by quantize.
-        cluster_init: how k-means starts (Deep Compression, arXiv 1510.00149, section 3.2).
+        cluster_init: how k-means starts; see `evaluators.backends.kmeans`.
         scheme: "symmetric" or "asymmetric" grids of the quantize stage.
         granularity: one scale a "tensor" or an output "channel". Layers which also have clusters
             always use one scale a tensor: per-channel scales would multiply their distinct values.

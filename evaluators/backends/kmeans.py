@@ -1,4 +1,8 @@
-"""One-dimensional k-means with the three initialisations of Deep Compression (arXiv 1510.00149)."""
+"""One-dimensional k-means.
+
+Its beginnings are the three of Deep Compression (arXiv 1510.00149, section 3.2) and k-means++
+(Arthur and Vassilvitskii 2007).
+"""
 
 import numpy as np
 
@@ -14,8 +18,9 @@ def initial_centroids(
         ordered: (n,) ascending values, n >= 1.
         clusters: K.
         init: "linear" spaces them evenly from min to max, "density" evenly over the values'
-            ranks, "random" (Forgy) draws K of the values.
-        rng: for "random".
+            ranks, "random" (Forgy) draws K of the values, "k-means++" draws each in proportion to
+            its squared distance from the nearest one drawn before.
+        rng: for the drawn ones.
 
     Raises:
         ValueError: another `init`.
@@ -30,7 +35,21 @@ def initial_centroids(
             chosen = rng.choice(len(ordered), size=clusters, replace=len(ordered) < clusters)
             drawn: np.ndarray = np.sort(ordered[chosen])
             return drawn
-    raise ValueError(f"init must be linear, density or random, but got {init!r}")
+        case "k-means++":
+            return _spread(ordered, clusters, rng)
+    raise ValueError(f"init must be linear, density, random or k-means++, but got {init!r}")
+
+
+def _spread(ordered: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:
+    drawn = [ordered[rng.integers(len(ordered))]]
+    distances = np.square(ordered - drawn[0])
+    while len(drawn) < clusters:
+        sums = np.cumsum(distances)
+        # No value is left apart from those drawn: another of the same changes nothing.
+        at = min(int(np.searchsorted(sums, rng.random() * sums[-1], "right")), len(ordered) - 1)
+        drawn.append(ordered[at])
+        distances = np.minimum(distances, np.square(ordered - ordered[at]))
+    return np.sort(drawn)
 
 
 def kmeans(
@@ -42,7 +61,7 @@ def kmeans(
         values: (n,) any order, n >= 1.
         clusters: K.
         init: see `initial_centroids`.
-        rng: for the random initialisation.
+        rng: for the beginnings that are drawn.
         rounds: at most.
 
     Returns:

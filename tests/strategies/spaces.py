@@ -216,7 +216,7 @@ def restrictions(draw: st.DrawFn) -> dict[str, Any]:
             "drop",
         ],
         "activation_bits": [8, 32, "drop"],
-        "cluster_init": ["density", ["linear", "random"]],
+        "cluster_init": ["density", ["linear", "random", "k-means++"]],
         "scheme": ["asymmetric", "drop"],
         "granularity": ["channel", ["tensor"]],
         "criterion": ["regrow-rate", ["magnitude", "rate"], "drop"],

@@ -34,7 +34,12 @@ __all__ = ["read_out", "wrapped"]
 _SCHEDULES = tfmot.sparsity.keras
 _INITS = {
     name: getattr(tfmot.clustering.keras.CentroidInitialization, value)
-    for name, value in (("linear", "LINEAR"), ("density", "DENSITY_BASED"), ("random", "RANDOM"))
+    for name, value in (
+        ("linear", "LINEAR"),
+        ("density", "DENSITY_BASED"),
+        ("random", "RANDOM"),
+        ("k-means++", "KMEANS_PLUS_PLUS"),
+    )
 }
 #: A step that no stage reaches: a mask that is never computed again.
 _NEVER = 2**31 - 1

@@ -14,6 +14,7 @@ from evaluators.checker import broken_constraints
 from evaluators.workloads.keras import KerasWorkload
 from evaluators.workloads.registry import backend_of
 from spaces import Failure, InvalidRequest, LayerPolicy, Policy, Stage
+from spaces.policy import CLUSTER_INITS
 from tests import keras_networks
 from tests.evaluators.backends.conftest import Bench
 
@@ -364,10 +365,11 @@ class TestConstraints:
             assert np.array_equal(start == 0, found == 0)
             assert not np.array_equal(start, found)
 
-    def test_values_are_shared_beside_zeros(self) -> None:
+    @pytest.mark.parametrize("init", CLUSTER_INITS)
+    def test_values_are_shared_beside_zeros(self, init: str) -> None:
         from evaluators.backends.keras.treatment import Cluster
 
-        for start, found in self.trained(Cluster(5, "density"), zeros=0.5):
+        for start, found in self.trained(Cluster(5, init), zeros=0.5):
             assert len(np.unique(found[found != 0])) <= 5
             assert np.array_equal(start == 0, found == 0)
 

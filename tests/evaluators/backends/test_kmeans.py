@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evaluators.backends.kmeans import initial_centroids, kmeans
 
-INITS = ["linear", "density", "random"]
+INITS = ["linear", "density", "random", "k-means++"]
 
 
 def rng() -> np.random.Generator:
@@ -61,8 +61,19 @@ def test_random_draws_distinct_values() -> None:
     assert initial_centroids(np.array([3.0]), 4, "random", rng()).tolist() == [3.0] * 4
 
 
+def test_k_means_plus_plus_draws_what_is_far_from_what_it_has() -> None:
+    """900 values at 0, ten at 1 and one at 100: Forgy would almost surely miss the one."""
+    ordered = np.sort(np.concatenate([np.zeros(900), np.ones(10), [100.0]]))
+    drawn = [
+        initial_centroids(ordered, 2, "k-means++", np.random.default_rng(s)) for s in range(50)
+    ]
+    assert sum(100.0 in centroids for centroids in drawn) > 45
+    assert all((np.diff(centroids) > 0).all() for centroids in drawn), "never the same twice"
+    assert initial_centroids(np.array([3.0]), 4, "k-means++", rng()).tolist() == [3.0] * 4
+
+
 def test_another_beginning_is_refused() -> None:
-    with pytest.raises(ValueError, match="linear, density or random"):
+    with pytest.raises(ValueError, match="linear, density, random or k-means"):
         initial_centroids(np.zeros(1), 1, "forgy", rng())
 
 
@@ -71,7 +82,10 @@ def test_another_beginning_is_refused() -> None:
 def test_separated_groups_are_found(init: str, clusters: int) -> None:
     groups = np.arange(clusters) * 10.0
     values = (groups[:, None] + rng().normal(scale=0.1, size=(clusters, 30))).ravel()
-    if init == "random":  # Forgy may start two in one group: the best of a few is the truth
+    if init in (
+        "random",
+        "k-means++",
+    ):  # Forgy may start two in one group: the best of a few is the truth
         tries = [kmeans(values, clusters, init, np.random.default_rng(s)) for s in range(40)]
         found = min(tries, key=lambda c: cost(values, c))
     else:

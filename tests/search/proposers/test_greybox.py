@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from evaluators.cost.targets import load_target
@@ -49,7 +50,10 @@ def test_what_cannot_fit_is_not_proposed() -> None:
 
 
 def test_a_budget_that_nothing_keeps_is_answered_by_small_files_that_keep_the_metric() -> None:
-    """Not by the largest, which are the most accurate: they tell nobody what the limit lacks."""
+    """Not by the largest, which are the most accurate: they tell nobody what the limit lacks.
+
+    The five smallest are compared: one lucky policy of chance's must not decide.
+    """
     sim = simulate(4, budget=Budget(size_bytes=100, max_drop=0.03))
     history = study(sim, proposer(sim), 50)
     limit = sim.judge.reference[0]
@@ -60,7 +64,7 @@ def test_a_budget_that_nothing_keeps_is_answered_by_small_files_that_keep_the_me
 
     proposed, chance = sizes(history[12:]), sizes(sim.random_trials(50))
     assert len(proposed) >= 10, "most keep the metric"
-    assert proposed[0] < chance[0] if chance else proposed
+    assert len(chance) < 5 or np.mean(proposed[:5]) < np.mean(chance[:5])
 
 
 def test_what_runs_is_believed_and_not_repeated() -> None:
