@@ -1,8 +1,8 @@
 """What each file format makes of the same policies: bytes, accuracy, latency.
 
 `python -m bench.formats`; ONLY=lenet5-mnist for one workload. Policies are uniform and applied
-without training, so that one row takes seconds; a search does better. resnet20-cifar10 needs
-$SEARCH_DATA.
+without training, so that one row takes seconds; a search does better. resnet20-cifar10, battery
+and the emotion networks need $SEARCH_DATA.
 """
 
 import importlib
@@ -41,9 +41,11 @@ WORKLOADS = (
     "cnn-mnist-keras",
     "battery",
     "resnet20-cifar10",
+    "emotion-lstm",
+    "emotion-lstm-torch",
 )
 #: Their data is read from $SEARCH_DATA.
-FROM_SEARCH_DATA = ("battery", "resnet20-cifar10")
+FROM_SEARCH_DATA = ("battery", "resnet20-cifar10", "emotion-lstm", "emotion-lstm-torch")
 
 
 _FIGURES = (
@@ -147,26 +149,20 @@ def _is_written(artifact_format: str, target: str, backend: str) -> bool:
 
 
 def rows_apart(workload: str, target: str, artifact_format: str) -> list[dict[str, Any]]:
-    """`rows_of` in a process of its own: torch and TensorFlow do not share one."""
+    """`rows_of` in a process of its own: torch and TensorFlow do not share one.
+
+    A network that the format cannot hold at all is one row that says why.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(rows_of, workload, target, artifact_format).result()
+        try:
+            return pool.submit(rows_of, workload, target, artifact_format).result()
+        except InvalidRequest as refusal:
+            row = {"workload": workload, "target": target, "format": artifact_format}
+            policy = {"policy": "uncompressed", **dict.fromkeys(_FIGURES)}
+            return [row | policy | {"source": f"refused: {refusal}"}]
 
 
-def main() -> None:
-    asked = chosen("ONLY", WORKLOADS)
-    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    rows = {name: [row for row in before if row["workload"] == name] for name in WORKLOADS}
-    for name in asked:
-        if name in FROM_SEARCH_DATA and not os.environ.get("SEARCH_DATA"):
-            print(f"{name} is left as it was: SEARCH_DATA is not set")
-            continue
-        backend = backend_of(name)
-        rows[name] = [
-            row
-            for target, artifact_format in PLACES
-            if _is_written(artifact_format, target, backend)
-            for row in rows_apart(name, target, artifact_format)
-        ]
+def _write(rows: dict[str, list[dict[str, Any]]]) -> None:
     missing = [name for name in WORKLOADS if not rows[name]]
     write_results(
         "formats",
@@ -185,6 +181,24 @@ def main() -> None:
             f"Not run: {', '.join(missing) or 'nothing'}.",
         ),
     )
+
+
+def main() -> None:
+    asked = chosen("ONLY", WORKLOADS)
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {name: [row for row in before if row["workload"] == name] for name in WORKLOADS}
+    for name in asked:
+        if name in FROM_SEARCH_DATA and not os.environ.get("SEARCH_DATA"):
+            print(f"{name} is left as it was: SEARCH_DATA is not set")
+            continue
+        backend = backend_of(name)
+        rows[name] = [
+            row
+            for target, artifact_format in PLACES
+            if _is_written(artifact_format, target, backend)
+            for row in rows_apart(name, target, artifact_format)
+        ]
+        _write(rows)
 
 
 if __name__ == "__main__":
