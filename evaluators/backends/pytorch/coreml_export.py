@@ -1,6 +1,7 @@
 """A network's program for Core ML, by coremltools' converter of traced networks."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -36,6 +37,27 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+@functools.cache
+def _convert_sizes(ct: Any) -> None:
+    """Teach the converter that an array of one element is a number.
+
+    coremltools 9.0 calls `int` on it where a network computes with the sizes of its values, as
+    ResNet-20's shortcuts do; since NumPy 2.4 that is an error.
+    """
+    mil = ct.converters.mil
+
+    def as_number(context: Any, node: Any) -> None:
+        (given,) = (context[name] for name in node.inputs)
+        if given.val is not None:
+            number = mil.Builder.const(val=int(np.asarray(given.val).item()), name=node.name)
+        else:
+            scalar = mil.Builder.squeeze(x=given) if given.shape else given
+            number = mil.Builder.cast(x=scalar, dtype="int32", name=node.name)
+        context.add(number, node.name)
+
+    mil.register_torch_op(as_number, torch_alias=["int"], override=True)
+
+
 def export_program(model: nn.Module, sample: Tensor) -> Any:
     """The network as a program in half precision, its weights under their own names.
 
@@ -50,6 +72,7 @@ def export_program(model: nn.Module, sample: Tensor) -> Any:
     from evaluators.artifacts.mlpackage.alone import coremltools as ct  # noqa: PLC0415
     from evaluators.artifacts.mlpackage.package import pass_pipeline  # noqa: PLC0415
 
+    _convert_sizes(ct)
     whole = np.float32 if sample.is_floating_point() else np.int32
     try:
         with torch.no_grad():
