@@ -32,6 +32,7 @@ from evaluators.artifacts.packed import (
     GridTensor,
     Tensor,
 )
+from evaluators.backends.pytorch.recurrent import lstm_tensors, parted
 
 ROWS, COLUMNS = 40, 30
 RNG = np.random.default_rng(0)
@@ -183,3 +184,62 @@ def test_a_package_is_timed_by_core_ml_or_refused_in_its_words() -> None:
         benchmarked(content, sample)
     with pytest.raises(CannotHold, match="nothing on this machine runs Core ML"):
         load(content, sample)
+
+
+class _Padded(torch.nn.Module):
+    """Computes with the sizes of its values, as ResNet-20's shortcuts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(COLUMNS, ROWS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        added = (y.shape[1] - x.shape[1]) // 2
+        return y + torch.nn.functional.pad(x, (added, added))
+
+
+def test_sizes_that_a_network_computes_with_are_numbers() -> None:
+    model = _Padded().half().float().eval()
+    tensors = [FloatTensor(f"fc.{n}", v.detach().numpy()) for n, v in model.fc.named_parameters()]
+    with quiet():
+        program = export_program(model, torch.zeros(1, COLUMNS))
+        content = build(program, halved(Artifact(tuple(tensors))), {})
+        file = read(content)
+    assert np.array_equal(file.weights["fc.weight"], tensors[0].values)
+
+
+def test_an_lstm_s_gates_are_in_core_ml_s_order_and_come_back_in_torch_s() -> None:
+    units = 6
+    rows = RNG.integers(-7, 8, (4 * units, 3)).astype(np.int32)
+    scale = RNG.uniform(0.01, 0.1, 4 * units).astype(np.float16).astype(np.float32)
+    weight = GridTensor("lstm.input.weight", rows, scale)
+    model = parted(torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, units)})).half().float().eval()
+    network = _Last(model["lstm"])
+    with torch.no_grad():
+        model["lstm"].input.weight.copy_(torch.from_numpy(weight.decode()).half().float())
+    others = [
+        FloatTensor(f"lstm.{n}", v.detach().numpy())
+        for n, v in model["lstm"].named_parameters()
+        if n != "input.weight"
+    ]
+    artifact = halved(Artifact((weight, *others)))
+    with quiet():
+        program = export_program(network, torch.zeros(5, 1, 3))
+        (function,) = program.functions.values()
+        (layer,) = [op for op in function.operations if op.op_type == "lstm"]
+        kept = np.split(layer.inputs["weight_ih"].val, 4)
+        file = read(build(program, artifact, {}, lstm_tensors(network)))
+    assert np.array_equal(file.weights["lstm.input.weight"], weight.decode())
+    # Core ML's own layer has input, forget, output, cell; torch's has output and cell exchanged.
+    halves = np.split(file.computed["lstm.input.weight"], 4)
+    assert all(np.array_equal(kept[i], halves[j]) for i, j in enumerate((0, 1, 3, 2)))
+
+
+class _Last(torch.nn.Module):
+    def __init__(self, lstm: torch.nn.Module) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0][-1]
