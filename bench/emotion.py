@@ -103,7 +103,9 @@ def main() -> None:
             kb = f"{size_bytes(worker.baseline_file) / 1000:.1f}"
             row = _row("ours: fp32, weights alone, .tflite", kb, None, f"{100 * base:.2f}", None)
             rows.append(row)
-        trial = winner(record.finalists(), record.judge.is_feasible, goal.bytes_of)
+        # Without finalists nothing came near the limits: the search's own best is shown.
+        shown = record.finalists() or record.trials()
+        trial = winner(shown, record.judge.is_feasible, goal.bytes_of)
         found = measured(trial)
         scored = worker.score_test(found.sha256)
         rows.append(

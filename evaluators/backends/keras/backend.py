@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.python.framework.func_graph import dismantle_func_graph
+from tensorflow.python.framework.ops import gradient_registry
 from tf_keras.src.backend import get_graph
 
 from evaluators.artifacts.packed import Artifact, FloatTensor
@@ -207,6 +208,7 @@ class KerasBackend:
         scratch = get_graph()
         keras.backend.clear_session()
         dismantle_func_graph(scratch)
+        _forget_gradients()
         self._compressed += 1
         if self._compressed % COLLECT_EVERY == 0:
             gc.collect()
@@ -238,3 +240,13 @@ class KerasBackend:
     ) -> dict[str, np.ndarray]:
         """See `Backend.secondary_scores`."""
         return {}
+
+
+def _forget_gradients() -> None:
+    """Drop the gradients of what was traced: TensorFlow keeps every one for ever, with its tensors.
+
+    TFMOT's clustering has a gradient of its own, which registers itself anew in each trace.
+    """
+    registered = gradient_registry._registry
+    for name in [name for name in registered if name.startswith("CustomGradient-")]:
+        del registered[name]

@@ -453,3 +453,15 @@ class TestLstmFiles:
         assert isinstance(outcome, Failure)
         assert (outcome.layer, outcome.stage) == (layer, stage)
         assert reason in outcome.reason
+
+
+@needs_keras
+def test_what_was_traced_is_forgotten(tmp_path: Path) -> None:
+    """Else a worker grows by what TFMOT's clustering traces in each trial, for ever."""
+    bench = Bench(keras_networks.name("mlp"), tmp_path)
+    names = [layer.name for layer in bench.worker.profile.layers]
+    policy = Policy((Stage.CLUSTER,), tuple((name, LayerPolicy(clusters=4)) for name in names))
+    bench.measure(policy)
+    from tensorflow.python.framework.ops import gradient_registry
+
+    assert not [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]
