@@ -61,6 +61,13 @@ class BudgetFilter:
         self.size = CalibratedSize(self.model, ())
         self.download = CalibratedSize(self.download_model, ())
 
+    @property
+    def limiting_model(self) -> SizeModel:
+        """Of what the budget limits: the download where that alone is, else the file."""
+        budget = self._budget
+        only_download = budget.size_bytes is None and budget.download_bytes is not None
+        return self.download_model if only_download else self.model
+
     def update(self, history: Sequence[Trial]) -> None:
         """Learn the ratios of a history, and forget any other; what is known is not read again."""
         seen = len(self._trials)

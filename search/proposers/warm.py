@@ -437,14 +437,17 @@ class WarmProposer:
         # Who waits for a first answer wants one that may keep the budget.
         opening.sort(key=lambda proposal: not budget_filter.accept(proposal.policy))
         if warm_start:
+            # Sizes to aim at are of what is limited. An LSTM whose DOWNLOAD may have 100 KB needs
+            # half of its weights, one whose dense `.tflite` may have that a tenth of them.
+            model = budget_filter.limiting_model
             opening += [
                 Proposal(policy, "warm start")
-                for policy in warm_policies(space, judge, target, budget_filter.model)
+                for policy in warm_policies(space, judge, target, model)
             ]
             sizes = scout_sizes(judge.profile, judge.budget)
             scouts = {
                 policy.digest: Proposal(policy, SCOUT)
-                for policy in _small_policies(space, budget_filter.model, sizes)
+                for policy in _small_policies(space, model, sizes)
             }
             # Also one that is a rung: as such the filter would refuse it.
             opening = [scouts.get(proposal.policy.digest, proposal) for proposal in opening]

@@ -465,3 +465,23 @@ class TestFormatsThatStoreZeros:
         scouts = [p.policy for p in proposals if p.origin == "beyond the budget"]
         assert len(scouts) >= 2
         assert min(model.predict_bytes(policy) for policy in scouts) > 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_download"),
+    [
+        (Budget(download_bytes=40_000), True),
+        (Budget(size_bytes=40_000), False),
+        (Budget(size_bytes=200_000, download_bytes=40_000), False),
+    ],
+)
+def test_the_ladder_aims_at_what_is_limited(budget: Budget, is_download: bool) -> None:
+    """A download of 40 KB is a larger file in flash: aiming at 40 KB there would ask too much."""
+    sim = simulate(layers=4, budget=budget)
+    pixel = replace(load_target("pixel"), artifact_format="tflite")
+    sizes = BudgetFilter(sim.judge, pixel)
+    assert (sizes.limiting_model is sizes.download_model) == is_download
+    first = next(p for p in proposer(sim, pixel).opening if p.origin == "warm start").policy
+    predicted = sizes.download_model.predict_bytes(first)
+    assert predicted <= 40_000
+    assert (predicted > 30_000) == is_download
