@@ -123,7 +123,8 @@ def main() -> None:
         notes.append(
             f"Goal {' '.join(goal.limit)} within {goal.max_drop_points:g} points of validation "
             f"accuracy: {kb_found:.1f} KB at {drop:+.2f} points, "
-            f"{'reached' if kept else 'MISSED'}; order {order}, {len(record.trials())} trials."
+            f"{'reached' if kept else 'MISSED'}; order {order}, {len(record.trials())} of "
+            f"{record.spec.trials} trials{'' if record.finalists() else ', no finalist ran'}."
         )
     notes += [
         (
