@@ -131,6 +131,8 @@ def test_sliders_come_with_the_first_trial_and_grow_with_the_others(
         reader.becomes(reader.query, {"kb": "100"})
         place = int(reader.value("limit-kb"))
         append(record, [next(coming) for _ in range(20)])  # smaller ones among them
+        # All of them, or the slider moves again under the arrow.
+        reader.wait(lambda: "23 of 60 trials" in reader.text("#status"))
         reader.wait(lambda: int(reader.value("limit-kb")) > place)
         assert reader.query() == {"kb": "100"}
         assert reader.value("limit-kb-box") == "100"
