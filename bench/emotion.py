@@ -67,7 +67,7 @@ class Goal:
 
 GOALS = (
     Goal("flash", ("--budget-kb", "400"), "size_bytes", 0.5, 40, 4, 6),
-    # Four fifths of the weights have to go, which six epochs do not heal.
+    # A smaller network takes longer to heal.
     Goal("download", ("--budget-download-kb", "100"), "download_bytes", 1.0, 24, 3, 20),
 )
 #: What the thesis says of its files; the first fits the weights with Adam's two slots.
@@ -103,7 +103,7 @@ def main() -> None:
             kb = f"{size_bytes(worker.baseline_file) / 1000:.1f}"
             row = _row("ours: fp32, weights alone, .tflite", kb, None, f"{100 * base:.2f}", None)
             rows.append(row)
-        # Without finalists nothing came near the limits: the search's own best is shown.
+        # Where no finalist ran the search's own best is shown.
         shown = record.finalists() or record.trials()
         trial = winner(shown, record.judge.is_feasible, goal.bytes_of)
         found = measured(trial)
