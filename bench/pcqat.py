@@ -1,9 +1,10 @@
 """TFMOT's collaborative-optimisation recipe and what the search finds: `python -m bench.pcqat`.
 
 The tutorial's network (`cnn-mnist-keras`), its fixed recipe (half the weights, 8 clusters, 8 bits:
-the study's own reference policy) and the smallest finalist that is as accurate on VALIDATION, both
-with the same fine-tuning, three seeds each. Sizes by three measures: our packed file, the `.tflite`
-of the same weights, and that gzipped, which is how the tutorial counts. Everything resumes.
+the study's own reference policy) and the smallest finalist that is as accurate on VALIDATION by
+the median of three seeds, both with the same fine-tuning. Sizes by three measures: our packed file,
+the `.tflite` of the same weights, and that gzipped, which is how the tutorial counts. Everything
+resumes.
 """
 
 import gzip
@@ -21,7 +22,7 @@ from evaluators.worker import Worker
 from search.location import StudyLocation
 from search.record import RecordReader
 from search.session import worker_context
-from spaces import Measurement, Policy, format_order
+from spaces import Measurement, Policy, Trial, format_order
 
 __all__ = ["main"]
 
@@ -71,6 +72,24 @@ def seeds_of(record: RecordReader, workers: dict[str, Worker], policy: Policy) -
     return [known[key] for key in keys]
 
 
+def chosen(
+    record: RecordReader, workers: dict[str, Worker], least_pct: float
+) -> tuple[Trial, list[Any]]:
+    """The smallest finalist of which the median seed keeps the accuracy, and its seeds.
+
+    The first seed alone would favour a lucky one: of many files near the edge the smallest that
+    passes once.
+    """
+    # Finalists are repeated with new seeds: one of each policy.
+    left = {trial.policy.digest: trial for trial in record.finalists() if trial.measurement}
+    while True:
+        best = winner(list(left.values()), lambda trial: 100 * measured(trial).metric >= least_pct)
+        seeds = seeds_of(record, workers, best.policy)
+        if _median(seeds)["packed"]["validation"] >= least_pct or len(left) == 1:
+            return best, seeds
+        del left[best.policy.digest]
+
+
 def _row(recipe: str, found: dict[str, Any]) -> dict[str, Any]:
     packed, tflite = found["packed"], found["tflite"]
     return {
@@ -104,16 +123,15 @@ def main() -> None:
     }
     (reference,) = (t for t in record.trials() if t.origin == REFERENCE)
     recipe = seeds_of(record, workers, reference.policy)
-    least = recipe[0]["packed"]["validation"] / 100
-    best = winner(record.finalists(), lambda trial: measured(trial).metric >= least)
-    ours = seeds_of(record, workers, best.policy)
+    fixed = _median(recipe)
+    best, ours = chosen(record, workers, fixed["packed"]["validation"])
     rows = [
         *(_row(f"TFMOT PCQAT, seed {n}", seed) for n, seed in enumerate(recipe)),
-        _row(f"TFMOT PCQAT, median of {SEEDS}", _median(recipe)),
+        _row(f"TFMOT PCQAT, median of {SEEDS}", fixed),
         *(_row(f"search, seed {n}", seed) for n, seed in enumerate(ours)),
         _row(f"search, median of {SEEDS}", _median(ours)),
     ]
-    fixed, found = _median(recipe), _median(ours)
+    found = _median(ours)
     verdicts = [
         f"{what}: {found[form][key]:,.0f} bytes for {fixed[form][key]:,.0f}, "
         f"{'smaller' if found[form][key] < fixed[form][key] else 'NOT smaller'}"
@@ -134,9 +152,10 @@ def main() -> None:
         [
             f"Medians, equal fine-tuning: {'; '.join(verdicts)}; {gain:+.2f} points on test.",
             (
-                f"The winner is the smallest finalist that is as accurate on VALIDATION as the "
-                f"recipe's first seed: order {format_order(best.policy.order)}. Every row was "
-                f"fine-tuned with {record.spec.full_fidelity:,} samples."
+                f"The winner is the smallest finalist whose VALIDATION accuracy, by the median "
+                f"of {SEEDS} seeds, is at least the recipe's: order "
+                f"{format_order(best.policy.order)}. Every row was fine-tuned with "
+                f"{record.spec.full_fidelity:,} samples."
             ),
             (
                 "The recipe by hand, 3 + 3 + 1 epochs without augmentation: 8,076 bytes of gzipped "
