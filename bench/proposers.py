@@ -1,9 +1,10 @@
 """Hypervolume against evaluations and core-seconds, for each proposer and greybox without parts.
 
 `python -m bench.proposers`; ONLY=simulator, simulator-nonadditive, lenet300 or lenet5 runs a part,
-METHODS=greybox,warm and SEEDS=1 less of it. Each run (part, method, seed) is kept in
-search-runs/bench-proposers and goes on where it was; the table shows the runs that are complete.
-Rows of parts that were never run in this folder stay as they are in bench/results.
+METHODS=greybox,warm and SEEDS=1 less of it. Each run (part, method, seed) goes on where it was in
+search-runs/bench-proposers; the curves of complete runs are kept in
+bench/results/proposers-runs.json, from which the table is made, so that sessions and machines add
+to it. Rows of parts that have no run there stay as they are.
 """
 
 import json
@@ -47,6 +48,10 @@ from tests.simulator import CAPABILITIES, Simulator, simulate
 
 __all__ = ["main"]
 
+#: "hypervolume" and "core_s", of all trials so far, after each.
+Curves = dict[str, list[float]]
+Runs = dict[str, dict[str, dict[str, Curves]]]
+
 FOLDER = Path("search-runs") / "bench-proposers"
 METHODS = (
     "greybox",
@@ -62,13 +67,14 @@ METHODS = (
     "greybox without exploring",
 )
 OPTUNA = ("tpe", "nsga2", "random", "gp")
+RUNS = RESULTS / "proposers-runs.json"
 EPOCH = 50_000
 MARKS = (25, 50, 75, 100)
 
 NOTES = (
     "Means over seeds; in the simulators each seed is another network.",
     "Every method begins with the references; warm and greybox go on with the warm start.",
-    "trials_to_best_sampler: evaluations, seed by seed, to where Optuna's best of that seed ends.",
+    "trials_, core_s_to_best_sampler: seed by seed, to where Optuna's best of that seed ends.",
     "greybox_trials_to_match: evaluations of greybox to a row's final hypervolume, if it has any.",
     "core_s: processor time of scan, opening, proposals and evaluations (a simulator's take none).",
     "simulator: 100 KB and 3 points.",
@@ -220,58 +226,83 @@ def run(key: str, method: str, seed: int, part: Part, problem: Problem) -> list[
     return lines
 
 
-def rows_of(key: str, part: Part) -> list[dict[str, Any]]:
-    """The table of one part, from the runs that are on disk."""
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for method in part.methods:
-        for seed in range(part.seeds):
-            path = FOLDER / f"{key}-{method.replace(' ', '-')}-{seed}.jsonl"
-            if path.exists():
-                lines = [json.loads(line) for line in path.read_text().splitlines()]
-                if len(lines) >= part.trials_of(method):
-                    found.setdefault(method, {})[seed] = lines
-    at_end = {
-        method: statistics.mean(lines[-1]["hypervolume"] for lines in runs.values())
-        for method, runs in found.items()
+def keep(key: str, method: str, seed: int, lines: list[dict[str, Any]]) -> None:
+    """Put a complete run's curves among the results: no machine has to make all runs."""
+    runs = kept_runs()
+    curves = {
+        "hypervolume": [round(line["hypervolume"], 5) for line in lines],
+        "core_s": [round(line["core_s"], 1) for line in lines],
     }
+    runs.setdefault(key, {}).setdefault(method, {})[str(seed)] = curves
+    parts = []
+    for part, methods in runs.items():
+        found = [
+            f"{json.dumps(f'{name} {n}')}: {json.dumps(curves)}"
+            for name, seeds in methods.items()
+            for n, curves in sorted(seeds.items())
+        ]
+        parts.append(f"{json.dumps(part)}: {{\n" + ",\n".join(found) + "}")
+    RUNS.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+
+
+def kept_runs() -> Runs:
+    """Part -> method -> seed -> curves of every complete run, of this and of other machines."""
+    runs: Runs = {}
+    if RUNS.exists():
+        for key, found in json.loads(RUNS.read_text(encoding="utf-8")).items():
+            for name, curves in found.items():
+                method, _, seed = name.rpartition(" ")
+                runs.setdefault(key, {}).setdefault(method, {})[seed] = curves
+    return runs
+
+
+def rows_of(key: str, part: Part, found: dict[str, dict[str, Curves]]) -> list[dict[str, Any]]:
+    """The table of one part: method -> seed -> curves."""
     # Seed by seed, whichever of Optuna's samplers came farthest.
-    best: dict[int, list[dict[str, Any]]] = {}
+    best: dict[str, Curves] = {}
     for method in OPTUNA:
-        for seed, lines in found.get(method, {}).items():
-            if seed not in best or lines[-1]["hypervolume"] > best[seed][-1]["hypervolume"]:
-                best[seed] = lines
+        for seed, curves in found.get(method, {}).items():
+            if seed not in best or curves["hypervolume"][-1] > best[seed]["hypervolume"][-1]:
+                best[seed] = curves
     rows = []
-    for method, runs in found.items():
-        trials = part.trials_of(method)
+    for method in (m for m in part.methods if m in found):
+        runs, trials = found[method], part.trials_of(method)
         row: dict[str, Any] = {"part": key, "method": method, "seeds": len(runs), "trials": trials}
-        for mark in (n for n in MARKS if n <= trials):
-            values = [lines[mark - 1]["hypervolume"] for lines in runs.values()]
-            row[f"hypervolume_{mark}"] = round(statistics.mean(values), 4)
-        row["hypervolume_end"] = round(at_end[method], 4)
-        row["core_s"] = round(statistics.mean(lines[-1]["core_s"] for lines in runs.values()), 1)
-        row["trials_to_best_sampler"] = _to_reach(runs, best)
-        row["greybox_trials_to_match"] = _to_reach(found.get("greybox", {}), runs)
+        for mark in MARKS:
+            values = [curves["hypervolume"][mark - 1] for curves in runs.values() if mark <= trials]
+            row[f"hypervolume_{mark}"] = round(statistics.mean(values), 4) if values else None
+        ends = [curves["hypervolume"][-1] for curves in runs.values()]
+        row["hypervolume_end"] = round(statistics.mean(ends), 4)
+        row["core_s"] = round(statistics.mean(curves["core_s"][-1] for curves in runs.values()), 1)
+        reached = _to_reach(runs, best)
+        row["trials_to_best_sampler"] = _joined(reached)
+        row["core_s_to_best_sampler"] = _joined(
+            {
+                seed: round(runs[seed]["core_s"][n - 1]) if isinstance(n, int) else n
+                for seed, n in reached.items()
+            }
+        )
+        row["greybox_trials_to_match"] = _joined(_to_reach(found.get("greybox", {}), runs))
         rows.append(row)
     return rows
 
 
-def _to_reach(
-    runs: dict[int, list[dict[str, Any]]], yardstick: dict[int, list[dict[str, Any]]]
-) -> str:
-    """Per seed, the trials until the final hypervolume of that seed's `yardstick` is reached."""
-    parts = []
+def _to_reach(runs: dict[str, Curves], yardstick: dict[str, Curves]) -> dict[str, int | str]:
+    """Seed -> trials until the end of that seed's `yardstick` is reached, or why not."""
+    found: dict[str, int | str] = {}
     for seed in sorted(runs.keys() & yardstick.keys()):
-        goal = yardstick[seed][-1]["hypervolume"]
-        if goal == 0:
-            parts.append("none")
-            continue
-        reached = (i + 1 for i, x in enumerate(runs[seed]) if x["hypervolume"] >= goal)
-        parts.append(str(next(reached, f">{len(runs[seed])}")))
-    return ", ".join(parts) or "-"
+        goal, values = yardstick[seed]["hypervolume"][-1], runs[seed]["hypervolume"]
+        reached = (i + 1 for i, value in enumerate(values) if value >= goal)
+        found[seed] = next(reached, f">{len(values)}") if goal > 0 else "none"
+    return found
+
+
+def _joined(by_seed: dict[str, int | str]) -> str:
+    return ", ".join(str(value) for value in by_seed.values()) or "-"
 
 
 def kept_rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the last table for parts of which this folder has no complete run."""
+    """Rows of the last table for parts of which no run is kept."""
     path = RESULTS / "proposers.json"
     last = json.loads(path.read_text())["rows"] if path.exists() else []
     parts = {row["part"] for row in found}
@@ -292,9 +323,12 @@ def main() -> None:
                 for method in part.methods:
                     if method in methods:
                         lines = run(key, method, seed, part, made)
+                        if len(lines) >= part.trials_of(method):
+                            keep(key, method, seed, lines)
                         sys.stdout.write(f"{key} {method} {seed}: {lines[-1]['hypervolume']:.4f}\n")
                         sys.stdout.flush()
-    rows = [row for key, part in PARTS.items() for row in rows_of(key, part)]
+    runs = kept_runs()
+    rows = [row for key in runs for row in rows_of(key, PARTS[key], runs[key])]
     rows += kept_rows(rows)
     write_results(
         "proposers",
