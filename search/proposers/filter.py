@@ -62,11 +62,13 @@ class BudgetFilter:
         self.download = CalibratedSize(self.download_model, ())
 
     @property
-    def limiting_model(self) -> SizeModel:
-        """Of what the budget limits: the download where that alone is, else the file."""
-        budget = self._budget
-        only_download = budget.size_bytes is None and budget.download_bytes is not None
-        return self.download_model if only_download else self.model
+    def byte_limits(self) -> tuple[tuple[SizeModel, int], ...]:
+        """(model, limit) of the file and of the download, of each that the budget limits."""
+        limits = (
+            (self.model, self._budget.size_bytes),
+            (self.download_model, self._budget.download_bytes),
+        )
+        return tuple((model, limit) for model, limit in limits if limit is not None)
 
     def update(self, history: Sequence[Trial]) -> None:
         """Learn the ratios of a history, and forget any other; what is known is not read again."""

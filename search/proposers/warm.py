@@ -20,7 +20,6 @@ from search.proposers.known import KnownPolicies
 from search.proposers.references import references
 from search.proposers.sensitivity import Damage, strength
 from spaces import (
-    Budget,
     Capabilities,
     Judge,
     LayerPolicy,
@@ -122,7 +121,9 @@ def _nearest_order(wanted: str, choices: Sequence[str]) -> int:
     return max(range(len(choices)), key=likeness)
 
 
-def ladder(profile: ModelProfile, budget: Budget, smallest_bytes: float = 0.0) -> tuple[float, ...]:
+def ladder(
+    profile: ModelProfile, limit_bytes: float | None, smallest_bytes: float = 0.0
+) -> tuple[float, ...]:
     """Sizes in bytes to aim at, from the largest to the smallest, in equal ratios.
 
     Equal ratios, because the hypervolume counts ln size. Small networks end far below 1 % of their
@@ -130,12 +131,13 @@ def ladder(profile: ModelProfile, budget: Budget, smallest_bytes: float = 0.0) -
 
     Args:
         profile: of the network.
-        budget: its limits.
+        limit_bytes: of the budget, on what these sizes are of.
         smallest_bytes: of the smallest file that the format and the space allow.
     """
-    limits = [limit for limit in (budget.size_bytes, budget.download_bytes) if limit is not None]
     baseline = profile.baseline_size_bytes
-    top = min([TOP_SHARE * baseline, *(MARGIN * limit for limit in limits)])
+    top = TOP_SHARE * baseline
+    if limit_bytes is not None:
+        top = min(top, MARGIN * limit_bytes)
     bottom = max(BOTTOM_SHARE * baseline, BOTTOM_OF_SMALLEST * smallest_bytes)
     bottom = min(bottom, BOTTOM_OF_BUDGET * top)
     return tuple(float(size) for size in np.geomspace(top, bottom, RUNGS))
@@ -310,16 +312,15 @@ def _wanted(
     return wanted
 
 
-def scout_sizes(profile: ModelProfile, budget: Budget) -> tuple[float, ...]:
+def scout_sizes(profile: ModelProfile, limit_bytes: float | None) -> tuple[float, ...]:
     """Sizes beyond a budget so tight that maybe nothing keeps it; () for any other budget.
 
     If nothing does, these are what the certificate can say about where the metric returns.
     """
     baseline = profile.baseline_size_bytes
-    limits = [limit for limit in (budget.size_bytes, budget.download_bytes) if limit is not None]
-    if not limits or min(limits) > SCOUT_BELOW_SHARE * baseline:
+    if limit_bytes is None or limit_bytes > SCOUT_BELOW_SHARE * baseline:
         return ()
-    return tuple(share * baseline for share in SCOUT_SHARES if share * baseline > min(limits))
+    return tuple(share * baseline for share in SCOUT_SHARES if share * baseline > limit_bytes)
 
 
 def _small_policies(space: SearchSpace, model: SizeModel, rungs: Sequence[float]) -> list[Policy]:
@@ -351,6 +352,28 @@ def _small_policies(space: SearchSpace, model: SizeModel, rungs: Sequence[float]
     return found
 
 
+def binding_limit(space: SearchSpace, budget_filter: BudgetFilter) -> tuple[SizeModel, int | None]:
+    """The byte limit that asks more of a network, and the model of the bytes it is on.
+
+    File and download differ: an LSTM whose DOWNLOAD may have 100 KB needs half of its weights, one
+    whose dense `.tflite` may have that a tenth of them. Where both are limited the one binds that
+    is aimed at by the policy which keeps both, or comes nearest to that.
+
+    Returns:
+        (model, bytes); (model of the file, None) without any limit on bytes.
+    """
+    limits = budget_filter.byte_limits
+    if not limits:
+        return budget_filter.model, None
+
+    def worst_excess(aimed: tuple[SizeModel, int]) -> float:
+        model, limit = aimed
+        (policy,) = _small_policies(space, model, [MARGIN * limit])
+        return max(other.predict_bytes(policy) / most for other, most in limits)
+
+    return limits[0] if len(limits) == 1 else min(limits, key=worst_excess)
+
+
 def _fast_policies(space: SearchSpace, judge: Judge, target: Target) -> list[Policy]:
     """Fewer channels and 8-bit integers: all that makes a network faster, where it does.
 
@@ -376,11 +399,23 @@ def _fast_policies(space: SearchSpace, judge: Judge, target: Target) -> list[Pol
 
 
 def warm_policies(
-    space: SearchSpace, judge: Judge, target: Target, model: SizeModel
+    space: SearchSpace,
+    judge: Judge,
+    target: Target,
+    model: SizeModel,
+    limit_bytes: float | None,
 ) -> tuple[Policy, ...]:
-    """Distinct policies of the space worth trying before anything was learned, best bet first."""
+    """Distinct policies of the space worth trying before anything was learned, best bet first.
+
+    Args:
+        space: they are of.
+        judge: of the study.
+        target: that latency is modelled for.
+        model: of the bytes that the sizes to aim at are of.
+        limit_bytes: on those.
+    """
     smallest_bytes = Allocation(space, model, Stage, "channel").smallest_bytes
-    small = _small_policies(space, model, ladder(judge.profile, judge.budget, smallest_bytes))
+    small = _small_policies(space, model, ladder(judge.profile, limit_bytes, smallest_bytes))
     fast = _fast_policies(space, judge, target)
     at = 1 if judge.budget.latency_ms is not None else FAST_AFTER
     distinct = {p.digest: p for p in (*small[:at], *fast, *small[at:]) if p.order}
@@ -437,14 +472,12 @@ class WarmProposer:
         # Who waits for a first answer wants one that may keep the budget.
         opening.sort(key=lambda proposal: not budget_filter.accept(proposal.policy))
         if warm_start:
-            # Sizes to aim at are of what is limited. An LSTM whose DOWNLOAD may have 100 KB needs
-            # half of its weights, one whose dense `.tflite` may have that a tenth of them.
-            model = budget_filter.limiting_model
+            model, limit_bytes = binding_limit(space, budget_filter)
             opening += [
                 Proposal(policy, "warm start")
-                for policy in warm_policies(space, judge, target, model)
+                for policy in warm_policies(space, judge, target, model, limit_bytes)
             ]
-            sizes = scout_sizes(judge.profile, judge.budget)
+            sizes = scout_sizes(judge.profile, limit_bytes)
             scouts = {
                 policy.digest: Proposal(policy, SCOUT)
                 for policy in _small_policies(space, model, sizes)

@@ -21,6 +21,7 @@ from search.proposers.warm import (
     RUNGS,
     Allocation,
     WarmProposer,
+    binding_limit,
     ladder,
     nearest_policy,
     spread,
@@ -71,7 +72,8 @@ def proposer(sim: Simulator = SIM, target: Any = M1, **settings: Any) -> WarmPro
 
 
 def opening(sim: Simulator = SIM, target: Any = M1) -> tuple[Policy, ...]:
-    return warm_policies(sim.space, sim.judge, target, SizeModel(sim.profile))
+    limit_bytes = sim.budget.size_bytes
+    return warm_policies(sim.space, sim.judge, target, SizeModel(sim.profile), limit_bytes)
 
 
 RESTRICTIONS: list[dict[str, Any]] = [
@@ -102,7 +104,7 @@ class TestWarmPolicies:
     def test_at_about_the_sizes_of_the_ladder(self, layers):
         sim = simulate(layers=layers)
         model = SizeModel(sim.profile)
-        rungs = ladder(sim.profile, sim.budget)
+        rungs = ladder(sim.profile, sim.budget.size_bytes)
         sizes = sorted(model.predict_bytes(policy) for policy in opening(sim))
         if layers > 1:
             assert len({round(size) for size in sizes}) >= RUNGS - 1
@@ -141,7 +143,7 @@ class TestWarmPolicies:
         profile = replace(SIM.profile, layers=layers)
         judge = replace(SIM.judge, profile=profile)
         space = build_space(profile, CAPABILITIES)
-        assert len(warm_policies(space, judge, M1, SizeModel(profile))) >= RUNGS - 1
+        assert len(warm_policies(space, judge, M1, SizeModel(profile), None)) >= RUNGS - 1
 
     def test_the_same_every_time(self):
         assert [p.digest for p in opening()] == [p.digest for p in opening()]
@@ -149,18 +151,18 @@ class TestWarmPolicies:
 
 class TestArithmetic:
     def test_ladder_falls_below_the_budget(self):
-        rungs = ladder(SIM.profile, Budget(size_bytes=100_000))
+        rungs = ladder(SIM.profile, 100_000)
         assert rungs[0] == pytest.approx(95_000)
         assert list(rungs) == sorted(rungs, reverse=True)
         assert len(rungs) == RUNGS
 
     def test_a_tiny_budget_has_a_short_ladder(self):
-        rungs = ladder(SIM.profile, Budget(size_bytes=2_000, download_bytes=1_000))
+        rungs = ladder(SIM.profile, 1_000)
         assert rungs[0] == pytest.approx(950)
         assert rungs[-1] == pytest.approx(0.3 * 950)
 
     def test_without_a_budget_the_ladder_starts_at_a_quarter(self):
-        assert ladder(SIM.profile, Budget())[0] == SIM.profile.baseline_size_bytes / 4
+        assert ladder(SIM.profile, None)[0] == SIM.profile.baseline_size_bytes / 4
 
     def test_spread(self):
         assert spread(10)[:4] == [0, 9, 4, 2]
@@ -404,7 +406,7 @@ class TestCriterion:
 
     def rungs(self, criteria: frozenset[str]) -> list[Policy]:
         space = build_space(SIM.profile, replace(CAPABILITIES, criteria=criteria))
-        policies = warm_policies(space, SIM.judge, M1, SizeModel(SIM.profile))
+        policies = warm_policies(space, SIM.judge, M1, SizeModel(SIM.profile), None)
         return [
             policy
             for policy in policies
@@ -472,16 +474,26 @@ class TestFormatsThatStoreZeros:
     [
         (Budget(download_bytes=40_000), True),
         (Budget(size_bytes=40_000), False),
-        (Budget(size_bytes=200_000, download_bytes=40_000), False),
+        (Budget(size_bytes=40_000, download_bytes=40_000), False),
+        (Budget(size_bytes=310_000, download_bytes=20_000), True),
+        (Budget(size_bytes=45_000, download_bytes=40_000), False),
     ],
 )
-def test_the_ladder_aims_at_what_is_limited(budget: Budget, is_download: bool) -> None:
+def test_the_ladder_aims_at_the_limit_that_asks_more(budget: Budget, is_download: bool) -> None:
     """A download of 40 KB is a larger file in flash: aiming at 40 KB there would ask too much."""
     sim = simulate(layers=4, budget=budget)
     pixel = replace(load_target("pixel"), artifact_format="tflite")
     sizes = BudgetFilter(sim.judge, pixel)
-    assert (sizes.limiting_model is sizes.download_model) == is_download
+    model, limit_bytes = binding_limit(sim.space, sizes)
+    assert model is (sizes.download_model if is_download else sizes.model)
+    assert limit_bytes == (budget.download_bytes if is_download else budget.size_bytes)
     first = next(p for p in proposer(sim, pixel).opening if p.origin == "warm start").policy
-    predicted = sizes.download_model.predict_bytes(first)
-    assert predicted <= 40_000
-    assert (predicted > 30_000) == is_download
+    for other, most in sizes.byte_limits:
+        assert other.predict_bytes(first) <= most
+    assert model.predict_bytes(first) > 0.7 * limit_bytes
+
+
+def test_no_limit_on_bytes_binds_nothing() -> None:
+    sim = simulate(layers=4, budget=Budget(latency_ms=1.0))
+    sizes = BudgetFilter(sim.judge, M1)
+    assert binding_limit(sim.space, sizes) == (sizes.model, None)
