@@ -37,6 +37,7 @@ from evaluators.artifacts.packed.mixing import (
     MIXED_POSITIONS,
     MixingCoder,
     Walk,
+    leading_values,
     mixed_positions,
     mixed_values,
     sign_lag,
@@ -348,3 +349,19 @@ def test_classes_by_hand() -> None:
     assert [loops.signed_size(x) for x in (0, 64, -64)] == [12, 12 + 2, 12 - 2]
     assert loops.near_weight(0b101) == 4
     assert loops.near_weight(0b111111) == 8
+
+
+@given(
+    hnp.arrays(
+        np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(-2, 2)
+    ),
+    st.integers(1, 40),
+)
+def test_a_trial_walks_leading_rows_up_to_so_many_values(values: Any, most: int) -> None:
+    part = leading_values(values, most)
+    rows = len(part)
+    assert 1 <= rows <= len(values)
+    assert (part == values[:rows]).all()
+    assert rows == 1 or np.count_nonzero(part) <= most
+    if rows < len(values):
+        assert np.count_nonzero(values[: rows + 1]) > most
