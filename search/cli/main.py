@@ -177,7 +177,7 @@ def _add_resume(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     resume = _command(
         commands, "resume", "go on with a study, to the number of trials it asked for"
     )
-    _study_position(resume)
+    _study_argument(resume)
     resume.add_argument(
         "--trials", type=positive_int, metavar="N", help="ask for this many in all instead"
     )
@@ -189,7 +189,7 @@ def _add_resume(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     front = _command(commands, "front", "print the front of a study")
-    _study_position(front)
+    _study_argument(front)
     front.add_argument(
         "--at", choices=("answer", "search", "full"), default="answer",
         help="the finalists' front where there is one (default), or that of one fidelity",
@@ -198,7 +198,7 @@ def _add_readers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     show.add_argument("trial", help="its number, e.g. 17; a finalist's is 3@full")
     show.add_argument("--study", metavar="NAME", help="(default: the latest)")
     report = _command(commands, "report", "write the study's report, one HTML file")
-    _study_position(report)
+    _study_argument(report)
     report.add_argument("--out", "-o", metavar="FILE", help="(default: beside the record)")
     for reader in (front, show, report):
         _storage_argument(reader)
@@ -227,7 +227,7 @@ def _add_dashboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def _add_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     export = _command(commands, "export", "write a trial's file and its manifest")
-    export.add_argument("--study", metavar="NAME", help="(default: the latest)")
+    _study_argument(export)
     export.add_argument(
         "--pick", default="best", metavar="WHICH",
         help="best (default), smallest, fastest, knee, or a trial: 17, 3@full",
@@ -337,8 +337,12 @@ def _format_argument(parser: "argparse._ActionsContainer") -> None:
     )  # fmt: skip
 
 
-def _study_position(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", nargs="?", help="(default: the latest)")
+def _study_argument(parser: argparse.ArgumentParser) -> None:
+    """A study by its place or by `--study`, as `run` and `show` have it; not both."""
+    either = parser.add_mutually_exclusive_group()
+    # Left out it must not undo what `--study` said.
+    either.add_argument("study", nargs="?", default=argparse.SUPPRESS, help="(default: the latest)")
+    either.add_argument("--study", metavar="NAME", help="the same")
 
 
 def _engine_arguments(

@@ -27,6 +27,7 @@ def test_front(done: Path, search: Search) -> None:
     assert "★" in said.out
     by_name = search("front", "done", "--json").json
     assert by_name == search("front", "--json").json
+    assert by_name == search("front", "--study", "done", "--json").json
     sizes = [row["size_bytes"] for row in by_name["front"]]
     assert sizes == sorted(sizes)
     assert by_name["pick"] in by_name["front"]
@@ -51,6 +52,23 @@ def test_show(done: Path, search: Search) -> None:
     assert f"done #{picked} " in full.out
     assert "on the test split" in full.out
     assert Trial.from_dict(search("show", "#0@full", "--json").json) == record().finalists()[0]
+
+
+@pytest.mark.parametrize("command", ["front", "report", "export", "resume"])
+def test_a_study_is_named_once(command: str, search: Search) -> None:
+    said = search(command, "one", "--study", "other")
+    assert said.code == 2
+    assert "argument --study: not allowed with argument study" in said.err
+
+
+@pytest.mark.parametrize("way", [("none",), ("--study", "none")])
+@pytest.mark.parametrize("command", ["front", "report", "export", "resume"])
+def test_a_study_is_named_by_its_place_or_by_a_flag(
+    command: str, way: tuple[str, ...], done: Path, search: Search
+) -> None:
+    said = search(command, *way)
+    assert said.code == 2
+    assert "study none" in said.err
 
 
 def test_report(done: Path, search: Search, tmp_path: Path) -> None:
