@@ -385,8 +385,8 @@ def _commands(study: Study) -> Part:
 SECTIONS = (
     Section("front", "The front", _pareto),
     Section("finalists", "Finalists", _finalists),
-    Section("price", "What the next 10 KB buys", _price),
-    Section("orders", "Which order wins where", _orders),
+    Section("next-bytes", "What the next 10 KB buys", _price),
+    Section("which-order", "Which order wins where", _orders),
     Section("search", "How the search went", _progress),
     Section("layers", "Policy, layer by layer", _policy),
     Section("bytes", "Where the bytes are", _ledger),

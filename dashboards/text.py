@@ -13,6 +13,7 @@ from spaces import BYTES_PER_KB, Measurement, Metric, ModelProfile
 
 __all__ = [
     "corrected_text",
+    "format_byte_range",
     "format_bytes",
     "format_drop",
     "format_duration",
@@ -69,6 +70,12 @@ def format_bytes(size_bytes: float) -> str:
     if abs(size_bytes) < BYTES_PER_KB**2:
         return f"{_three_digits(size_bytes / BYTES_PER_KB)} KB"
     return f"{_three_digits(size_bytes / BYTES_PER_KB**2)} MB"
+
+
+def format_byte_range(low_bytes: float, high_bytes: float) -> str:
+    """`"12.3 KB to 15.1 KB"`; to the byte where three digits would not tell the ends apart."""
+    low, high = format_bytes(low_bytes), format_bytes(high_bytes)
+    return f"{low_bytes:,.0f} to {high_bytes:,.0f} B" if low == high else f"{low} to {high}"
 
 
 def _three_digits(value: float) -> str:

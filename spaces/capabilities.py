@@ -9,6 +9,8 @@ from spaces.policy import ALL_ORDERS, GRANULARITIES, SCHEMES, Stage, format_orde
 __all__ = ["Capabilities", "LayerCapabilities"]
 
 T = TypeVar("T")
+#: Values in the sentence on what one side removed.
+MOST_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,7 @@ class Capabilities:
         def both(what: str, ours: frozenset[T], theirs: frozenset[T]) -> frozenset[T]:
             for side, lost in ((other.name, ours - theirs), (self.name, theirs - ours)):
                 if lost:
-                    shown = ", ".join(sorted(map(_show, lost)))
-                    removed.append(f"{side} cannot do {what}: {shown}")
+                    removed.append(f"{side} cannot do {what}: {_listed(lost)}")
             return ours & theirs
 
         kinds = both("layer kind", frozenset(self.layers), frozenset(other.layers))
@@ -78,6 +79,13 @@ class Capabilities:
             granularities=both("granularity", self.granularities, other.granularities),
         )
         return result, tuple(removed)
+
+
+def _listed(values: frozenset[T]) -> str:
+    """The shortest of them, which say most: `cluster>prune` is in many a longer order."""
+    shown = sorted(map(_show, values), key=lambda text: (len(text), text))
+    more = len(shown) - MOST_LISTED
+    return ", ".join(shown[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _show(value: object) -> str:

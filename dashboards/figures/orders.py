@@ -15,7 +15,7 @@ from dashboards.figures.parts import (
     percent,
     short_order,
 )
-from dashboards.text import format_bytes, format_order_words, plot_text
+from dashboards.text import format_byte_range, format_order_words, plot_text
 from dashboards.theme import Theme, template
 from spaces import BYTES_PER_KB, Metric
 from spaces.front import default_max_drop
@@ -133,7 +133,7 @@ def _words(orders: pd.DataFrame, bins: pd.DataFrame, metric: Metric) -> list[str
         ties = int(rows["is_tied"].sum())
         also = f"; within one standard error: {counted(ties, 'other order')}" if ties else ""
         words.append(
-            f"{format_bytes(winner['low_bytes'])} to {format_bytes(winner['high_bytes'])}: "
+            f"{format_byte_range(winner['low_bytes'], winner['high_bytes'])}: "
             f"{format_order_words(winner['order'])}, {metric.format(winner['metric'])} "
             f"(trial {winner['number']}){also}."
         )
@@ -279,8 +279,17 @@ def _hover(info: OrdersInfo, row: int, b: int) -> str:
     return (
         f"<b>{plot_text(format_order_words(info.orders[row]))}</b><br>"
         f"{plot_text(info.metric.format(value))}, trial {info.numbers[row, b]}<br>"
-        f"{format_bytes(low)} to {format_bytes(high)}{state}"
+        f"{format_byte_range(low, high)}{state}"
     )
+
+
+def _distinct(edges: np.ndarray) -> list[str]:
+    """Three digits, or as many as it takes to tell the edges apart."""
+    for digits in range(3, 8):
+        texts = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def _size_axis(info: OrdersInfo) -> dict[str, Any]:
@@ -289,7 +298,7 @@ def _size_axis(info: OrdersInfo) -> dict[str, Any]:
         "title": {"text": "file size, KB (log)"},
         # Ticks between the cells: a bin runs from edge to edge.
         "tickvals": [at - 0.5 for at in range(len(edges))],
-        "ticktext": [f"{edge:.3g}" for edge in edges],
+        "ticktext": _distinct(edges),
         "range": [-0.52, max(len(edges) - 1.48, 0.52)],
         "tickangle": 0,
         "showgrid": False,

@@ -156,6 +156,15 @@ def test_an_empty_bin_keeps_its_width_and_no_order_wins_it() -> None:
     draw_orders(info, LIGHT)
 
 
+def test_sizes_that_hardly_differ_have_axis_labels_that_do() -> None:
+    table = rows(("prune", 344_752, 0.9), ("quantize", 345_008, 0.95))
+    orders = tables.order_frame(GIVEN.trials, GIVEN.judge)
+    info = orders_info(orders, insight_tables.order_bin_frame(table, ACCURACY, 4), ACCURACY)
+    labels = draw_orders(info, LIGHT).layout.xaxis2.ticktext
+    assert labels == ("344.75", "344.82", "344.88", "344.94", "345.01")
+    assert "344,752 to 344,816 B" in info.words[1]
+
+
 def test_orders_without_a_feasible_trial_say_so() -> None:
     given = study(60, budget=IMPOSSIBLE)
     table = tables.trial_table(given.trials, given.judge)

@@ -61,7 +61,7 @@ def figures_of(page: Page) -> dict[str, object]:
 def test_the_answer_comes_first(page: Page) -> None:
     sections = [tag.get("id") for tag in page.of("section")]
     assert sections[0] == "answer"
-    assert sections[1:4] == ["front", "finalists", "price"]
+    assert sections[1:4] == ["front", "finalists", "next-bytes"]
     words = " ".join(page.words)
     assert "smaller than its fp32 weights" in words
     assert "test accuracy" in words
@@ -79,6 +79,12 @@ def test_all_figures_are_there_with_words_and_tables(page: Page) -> None:
     assert len(page.of("figcaption")) == len(names)
     assert len(page.of("caption")) == len(page.of("table"))
     assert all(heading.get("scope") in ("col", "row") for heading in page.of("th"))
+
+
+def test_every_id_is_there_once(page: Page) -> None:
+    """A plot with its section's id would be drawn over the section's heading and table."""
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 20
 
 
 def test_nothing_loads_from_anywhere(page: Page) -> None:

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from dashboards.text import (
+    format_byte_range,
     format_bytes,
     format_drop,
     format_ms,
@@ -25,6 +26,11 @@ SECONDS = Metric("mae", "s", higher_is_better=False)
 )  # fmt: skip
 def test_bytes_have_three_digits_and_decimal_units(size: float, shown: str) -> None:
     assert format_bytes(size) == shown
+
+
+def test_a_range_tells_its_ends_apart() -> None:
+    assert format_byte_range(900, 12_345) == "900 B to 12.3 KB"
+    assert format_byte_range(344_752.4, 345_008) == "344,752 to 345,008 B"
 
 
 def test_numbers_come_with_their_units() -> None:

@@ -74,3 +74,16 @@ def test_what_each_side_removed_is_said() -> None:
         "packed cannot do Linear clusters: 16",
         "packed cannot do order: none, prune>quantize",
     )
+
+
+def test_a_long_list_of_orders_is_cut_and_begins_with_what_says_most() -> None:
+    every = Capabilities("onnx", {})
+    kept = frozenset(o for o in every.orders if not {Stage.PRUNE, Stage.CLUSTER} <= set(o[1:]))
+    both, removed = every.intersect(replace(every, name="keras", orders=kept))
+    lost = len(every.orders) - len(kept)
+    (sentence,) = removed
+    assert sentence.startswith(
+        "keras cannot do order: distill>cluster>prune, distill>prune>cluster"
+    )
+    assert sentence.endswith(f" and {lost - 5} more")
+    assert both.orders == kept
