@@ -184,13 +184,15 @@ def _pareto(study: Study) -> Part:
     words = (
         f"{metric.name.capitalize()} against file size on a logarithmic axis. "
         f"Trials on the front: {len(info.front):,}; dominated within the budget: "
-        f"{info.dominated.total:,}; over the budget, whose region is shaded: "
+        f"{info.dominated.total:,}; missing a limit, whose region is shaded: "
         f"{info.over_budget.total:,}. "
         "Colour is latency, symbol the order of stages, bars are one standard error. "
         f"{info.hidden_count:,} trials lie outside the first view."
     )
     if info.is_thinned:
-        words += " Where dominated trials or those over the budget lie dense, one stands for many."
+        words += (
+            " Where dominated trials or those that miss a limit lie dense, one stands for many."
+        )
     figure = _figure("pareto", draw_pareto, info, words, info.views)
     rows = tables.front_rows(study.trials)
     caption = f"The front at {study.given.spec.fidelity:,} samples, small to large"

@@ -69,7 +69,7 @@ __all__ = [
     "with_test_scores",
 ]
 
-FRONT, DOMINATED, OVER_BUDGET, FAILED = "front", "dominated", "over budget", "failed"
+FRONT, DOMINATED, OVER_BUDGET, FAILED = "front", "dominated", "misses a limit", "failed"
 REFERENCE_ORIGIN = "reference"
 #: Trial numbers named of a failure's reason.
 FEW = 8

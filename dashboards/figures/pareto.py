@@ -90,7 +90,7 @@ def draw_pareto(
     own_name = _of(names[0])
     return go.Figure(
         data=[
-            _plain_points(info.over_budget, info, "over the budget", "x-thin", theme.infeasible),
+            _plain_points(info.over_budget, info, "misses a limit", "x-thin", theme.infeasible),
             _plain_points(
                 info.dominated, info, "within the budget, dominated", "circle", theme.faint
             ),
@@ -329,7 +329,7 @@ def _staircase_line(info: ParetoInfo, own_name: str, theme: Theme) -> _Trace:
             "width": 1.5,
             "dash": "solid" if is_met else "dot",
         },
-        "name": ("front" if is_met else "best found, over the budget") + own_name,
+        "name": ("front" if is_met else "best found, misses a limit") + own_name,
         "legendrank": 2,
     }
 
@@ -344,7 +344,7 @@ def _other_front(info: ParetoInfo, mine: ParetoInfo, name: str, theme: Theme) ->
             # Flat to the edge of what both of them show.
             **_stairs(info._replace(all_x_range=mine.all_x_range)),
             "line": {"shape": "hv", "color": colour, "width": 1.5, "dash": "dashdot"},
-            "name": ("front" if is_met else "best found, over the budget") + words,
+            "name": ("front" if is_met else "best found, misses a limit") + words,
             "legendrank": _OTHER_RANK,
         },
         {

@@ -63,7 +63,7 @@ def draw_pareto_3d(
     return go.Figure(
         data=[
             _faint_points(
-                info.over_budget, info, "over the budget", "square-open", theme.infeasible
+                info.over_budget, info, "misses a limit", "square-open", theme.infeasible
             ),
             _faint_points(
                 info.dominated, info, "within the budget, dominated", "circle", theme.faint

@@ -98,7 +98,7 @@ def test_each_bin_of_sizes_has_one_winner_and_names_what_is_as_good() -> None:
         ("quantize", 1_500, 0.895, 0.01),  # half a standard error behind
         ("prune", 90_000, 0.95, 0.001),
         ("quantize", 100_000, 0.97, 0.001),
-        ("cluster", 1_200, 0.99, 0.001, "over budget"),
+        ("cluster", 1_200, 0.99, 0.001, "misses a limit"),
     )
     bins = insight_tables.order_bin_frame(table, ACCURACY, 2)
     assert list(bins["bin"]) == [0, 0, 1, 1]

@@ -212,7 +212,7 @@ def test_the_limit_of_an_axis_that_is_not_drawn_shades_nothing() -> None:
     assert list(by_size.layout.shapes) == []
     over = by_size.data[0]
     assert over.marker.symbol == "x-thin"
-    assert len(over.x) == (trials["status"] == "over budget").sum() > 0
+    assert len(over.x) == (trials["status"] == "misses a limit").sum() > 0
     by_latency = draw_pareto(pareto_info(trials, nobody, judge, x="latency_ms"), LIGHT)
     assert [shape.type for shape in by_latency.layout.shapes] == ["rect", "line"]
     assert by_latency.layout.shapes[1].x0 == 0.02
@@ -373,12 +373,12 @@ def test_ten_thousand_trials_share_marks_and_stay_light() -> None:
     assert info.is_thinned
     counts = rows["status"].value_counts()
     assert info.dominated.total == counts["dominated"]
-    assert info.over_budget.total == counts["over budget"]
+    assert info.over_budget.total == counts["misses a limit"]
     marks = len(info.dominated.rows) + len(info.over_budget.rows)
     assert 300 < marks <= 600
     assert len(info.front) == counts["front"]  # never thinned
     figure = draw_pareto(info, LIGHT)
-    assert f"over the budget ({counts['over budget']:,})" in legend(figure)
+    assert f"misses a limit ({counts['misses a limit']:,})" in legend(figure)
     assert len(figure.to_json()) < 300_000
     shared = info.dominated.counts.argmax()
     hover = figure.data[1].customdata[shared][1]

@@ -18,7 +18,7 @@ def table() -> pd.DataFrame:
 
 def test_one_row_a_trial_and_every_status(table: pd.DataFrame) -> None:
     assert list(table["number"]) == list(range(100))
-    assert set(table["status"]) == {"front", "dominated", "over budget", "failed"}
+    assert set(table["status"]) == {"front", "dominated", "misses a limit", "failed"}
     failed = table[table["status"] == "failed"]
     assert (failed["failure"] == "cluster fc1: loss became NaN").all()
     assert failed[["metric", "size_bytes", "latency_ms"]].isna().all().all()
@@ -49,7 +49,7 @@ def test_over_limits_says_what_and_how_much(table: pd.DataFrame) -> None:
     row = table[table["reference"] == "fp16"].iloc[0]
     excess = row["size_bytes"] / 250_000 - 1
     assert row["over_limits"] == f"file {100 * excess:.3g} % over"
-    assert row["status"] == "over budget"
+    assert row["status"] == "misses a limit"
 
 
 def test_selected_trials_hold_the_front_the_references_and_the_best(table: pd.DataFrame) -> None:

@@ -425,7 +425,7 @@ def _words(snapshot: Snapshot, view: View, info: ParetoInfo) -> str:
     return (
         f"{metric.name.capitalize()} against {against}: "
         f"{len(info.front):,} trials on the front, {info.dominated.total:,} dominated, "
-        f"{info.over_budget.total:,} over the limits{shaded}. Click a point to look into it. "
+        f"{info.over_budget.total:,} missing a limit{shaded}. Click a point to look into it. "
         + ("" if view.shape == "3d" else "Bars are one standard error.")
     )
 

@@ -51,7 +51,7 @@ def layout(library: Library, snapshot: Snapshot, view: View, theme: Theme) -> Co
                 className="tools",
             ),
             html.P(
-                "Words of the filter must all be there: front, dominated, over budget, failed, "
+                "Words of the filter must all be there: front, dominated, misses a limit, failed, "
                 "@full, a stage, who proposed it.",
                 className="muted",
             ),

@@ -45,7 +45,7 @@ def url(running: Running, often: None, tmp_path: Path) -> Iterator[str]:
 def count(reader: Reader) -> int:
     """Trials in the plot, by its words."""
     words = reader.text("#pareto-words").partition(": ")[2]
-    marks = (" trials on the front", " dominated", " over the limits")
+    marks = (" trials on the front", " dominated", " missing a limit")
     return sum(int(words.split(mark)[0].split(" ")[-1]) for mark in marks)
 
 
