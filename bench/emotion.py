@@ -4,18 +4,19 @@ Two studies of the product by its own command line, one for the file in flash an
 download; each is started or gone on with. Reads its texts from SEARCH_DATA.
 """
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.parts import search
 from bench.results import write_results
 from bench.winners import measured, winner
-from evaluators.artifacts.files import size_bytes
+from evaluators.artifacts.files import Content, digest, size_bytes, write_content
 from evaluators.worker import Worker
 from search.location import StudyLocation
 from search.record import RecordReader
-from search.session import worker_context
+from search.session import answer_of, worker_context
 from spaces import Trial
 
 __all__ = ["main"]
@@ -91,6 +92,17 @@ def _row(
     }
 
 
+def test_accuracy(worker: Worker, content: Content) -> float:
+    """A file's share of right answers on the test split."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = Worker(replace(worker.context, artifacts_dir=folder))
+        sha256 = digest(content)
+        write_content(Path(folder) / f"{sha256}.{worker.format.name}", content)
+        scored = other.score_test(sha256)
+    assert scored is not None
+    return scored.metric
+
+
 def main() -> None:
     rows = [_row(name, kb, None, validation, test) for name, kb, validation, test in PUBLISHED]
     notes = []
@@ -98,33 +110,35 @@ def main() -> None:
         search(FOLDER, goal.name, goal.request)
         record = RecordReader.open(goal.location)
         worker = Worker(worker_context(record.spec, record.location, record.profile))
-        base, limit = record.profile.baseline_metric, float(goal.limit[1])
+        judge, base = record.judge, record.profile.baseline_metric
+        base_test = test_accuracy(worker, worker.baseline_file)
         if goal is GOALS[0]:
             kb = f"{size_bytes(worker.baseline_file) / 1000:.1f}"
-            row = _row("ours: fp32, weights alone, .tflite", kb, None, f"{100 * base:.2f}", None)
-            rows.append(row)
-        # Where no finalist ran the search's own best is shown.
-        shown = record.finalists() or record.trials()
-        trial = winner(shown, record.judge.is_feasible, goal.bytes_of)
+            name = "ours: fp32, weights alone, .tflite"
+            rows.append(_row(name, kb, None, f"{100 * base:.2f}", f"{100 * base_test:.2f}"))
+        # What `search run` answers; where nothing keeps the limits, the most accurate file.
+        trial = answer_of(record).front.pick or winner(record.finalists(), judge.is_feasible)
         found = measured(trial)
         scored = worker.score_test(found.sha256)
+        assert scored is not None
         rows.append(
             _row(
                 f"ours: {' '.join(goal.limit)}",
                 f"{found.size_bytes / 1000:.1f}",
                 f"{found.download_bytes / 1000:.1f}",
                 f"{100 * found.metric:.2f}",
-                None if scored is None else f"{100 * scored.metric:.2f}",
+                f"{100 * scored.metric:.2f}",
             )
         )
-        drop, kb_found = 100 * (base - found.metric), goal.bytes_of(trial) / 1000
-        kept = kb_found <= limit and drop <= goal.max_drop_points
         order = ", ".join(stage.value for stage in trial.policy.order)
         notes.append(
             f"Goal {' '.join(goal.limit)} within {goal.max_drop_points:g} points of validation "
-            f"accuracy: {kb_found:.1f} KB at {drop:+.2f} points, "
-            f"{'reached' if kept else 'MISSED'}; order {order}, {len(record.trials())} of "
-            f"{record.spec.trials} trials{'' if record.finalists() else ', no finalist ran'}."
+            f"accuracy: {goal.bytes_of(trial) / 1000:.1f} KB, "
+            f"{100 * (base - found.metric):.2f} points lost "
+            f"({100 * (base_test - scored.metric):.2f} on test), "
+            f"{'reached' if judge.is_feasible(trial) else 'MISSED'}; order {order}, "
+            f"{len(record.trials())} of {record.spec.trials} trials, "
+            f"{len(record.finalists())} finalists with their repeats."
         )
     notes += [
         (
@@ -135,6 +149,10 @@ def main() -> None:
         (
             "Ours: `.tflite` files, read back bit for bit and scored by LiteRT; one standard error "
             "of 2,000 samples is 0.57 points. The network's recipe, data and split are ours."
+        ),
+        (
+            "Shown is what `search run` picks: the smallest finalist within one standard error of "
+            "the best on validation."
         ),
     ]
     title = "Emotion texts: an LSTM compressed as a whole"
