@@ -193,8 +193,9 @@ def main() -> None:
         ),
         (
             f"The baseline's 200 epochs balance both figures: 300 epochs gave {LONGER_PCT} % and "
-            f"4.05 min on test (one seed, not shipped). Against that network the winner would lose "
-            f"about {lost_to_longer:.1f} points and {'keep' if kept_to_longer else 'miss'} the goal."
+            f"4.05 min on test (one seed, not shipped). Against that network the winner would "
+            f"lose about {lost_to_longer:.1f} points and "
+            f"{'keep' if kept_to_longer else 'miss'} the goal."
         ),
         "Bytes of one file, decoded and re-scored; fp32: 4 x parameters. The trees are no file.",
         f"{len(trials)} trials, {core_s:.0f} core seconds of training, scoring and coding.",
