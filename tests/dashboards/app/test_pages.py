@@ -194,7 +194,7 @@ class TestWhole:
         assert len(everything) == 43  # 40 trials and 3 finalists
         assert {row["status"] for row in rows("?text=failed")} == {FAILED}
         assert len(rows("?text=failed")) == 4
-        assert {row["status"] for row in rows("?kb=20&text=over+budget")} == {OVER_BUDGET}
+        assert {row["status"] for row in rows("?kb=20&text=misses+a+limit")} == {OVER_BUDGET}
         assert all(row["trial"].endswith("@full") for row in rows("?text=@full"))
         numbers = [int(row["trial"].removesuffix("@full")) for row in rows("?sort=number")]
         assert numbers == sorted(numbers)
