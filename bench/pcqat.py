@@ -72,7 +72,7 @@ def seeds_of(record: RecordReader, workers: dict[str, Worker], policy: Policy) -
     return [known[key] for key in keys]
 
 
-def chosen(
+def winner_by_median(
     record: RecordReader, workers: dict[str, Worker], least_pct: float
 ) -> tuple[Trial, list[Any]]:
     """The smallest finalist of which the median seed keeps the accuracy, and its seeds.
@@ -124,7 +124,7 @@ def main() -> None:
     (reference,) = (t for t in record.trials() if t.origin == REFERENCE)
     recipe = seeds_of(record, workers, reference.policy)
     fixed = _median(recipe)
-    best, ours = chosen(record, workers, fixed["packed"]["validation"])
+    best, ours = winner_by_median(record, workers, fixed["packed"]["validation"])
     rows = [
         *(_row(f"TFMOT PCQAT, seed {n}", seed) for n, seed in enumerate(recipe)),
         _row(f"TFMOT PCQAT, median of {SEEDS}", fixed),
