@@ -442,7 +442,6 @@ class Record(RecordReader):
         )
 
     def _freeze(self, trial: Trial) -> FrozenTrial:
-        params = params_of(self.space, trial.policy)
         measurement = trial.measurement
         attributes: dict[str, Any] = {
             "policy": trial.policy.digest,
@@ -462,12 +461,14 @@ class Record(RecordReader):
         frozen = create_trial(
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             values=values,
-            params=params,
-            distributions=self._distributions if params else {},
             constraints=violations,
             user_attrs=attributes,
             system_attrs={**trial.sampler_attrs, _OLD_CONSTRAINTS: list(violations.values())},
         )
+        # Put in afterwards: `create_trial` checks each distribution for being of an older Optuna,
+        # which took longer than writing the trial.
+        if params := params_of(self.space, trial.policy):
+            frozen.params, frozen.distributions = params, self._distributions
         frozen.datetime_start = _local(trial.finished_at - seconds)
         frozen.datetime_complete = _local(trial.finished_at)
         return frozen

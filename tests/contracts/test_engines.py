@@ -59,6 +59,21 @@ def divide(dividend: float, divisor: float) -> float:
     return dividend / divisor
 
 
+class OneWay(Exception):
+    """Cannot be made again from its pickle."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def one_way() -> OneWay:
+    return OneWay("one", "way")
+
+
+def not_to_be_sent() -> Callable[[], None]:
+    return lambda: None
+
+
 def die() -> None:
     os._exit(9)
 
@@ -172,6 +187,18 @@ def test_a_death_is_charged_to_one_task(engine: Engine) -> None:
         dying.result()
     assert beside.result() > 0
     assert all(future.result()[1] == ["study"] for future in behind), "fresh workers are set up"
+
+
+@each_engine_of_processes
+def test_a_result_that_cannot_cross_is_an_error_of_its_task(engine: Engine) -> None:
+    with pytest.raises(Exception, match=r"lambda|pickle"):
+        engine.submit(not_to_be_sent).result(timeout=20)
+    assert engine.submit(divide, 4, 2).result(timeout=20) == 2
+    if isinstance(engine, LocalEngine):
+        return  # concurrent.futures takes the process for broken
+    with pytest.raises(TypeError, match="second"):
+        engine.submit(one_way).result(timeout=20)
+    assert engine.submit(divide, 6, 2).result(timeout=20) == 3
 
 
 @each_engine_of_processes

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from evaluators.backends.keras.recurrent import PlainLSTM
 from evaluators.backends.keras.treatment import Cluster, Kept, Prune, Quantize, Treatment
 from evaluators.backends.kmeans import kmeans
 from evaluators.backends.schedule import RAMP_SHARE, UPDATE_EVERY
@@ -22,7 +23,7 @@ __all__ = ["Constrained", "is_own"]
 #: Layer class -> suffix of a part's name -> (attribute that has the variable, its name there).
 _WEIGHTS: dict[type, dict[str, tuple[str, str]]] = {
     keras.layers.Embedding: {"": ("", "embeddings")},
-    keras.layers.LSTM: {".input": ("cell", "kernel"), ".recurrent": ("cell", "recurrent_kernel")},
+    PlainLSTM: {".input": ("cell", "kernel"), ".recurrent": ("cell", "recurrent_kernel")},
 }
 #: The outermost level of 8 bits, as in `rounding`.
 _TOP = 127.0
@@ -59,7 +60,7 @@ class Constrained(keras.layers.Wrapper):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The layer with its constrained weights in the places of its variables."""
-        recurs = isinstance(self.layer, keras.layers.LSTM)
+        recurs = isinstance(self.layer, PlainLSTM)
         more = {"training": training, "mask": mask} if recurs else {}
         for weight in self._weights.values():
             # Not by Keras' own setter, which would no longer know the variable.

@@ -89,7 +89,7 @@ class TfliteFormat:
 
         shapes = {name: values.shape for name, values in self._network.weights.items()}
         values = numbered(shapes)
-        model = self._network.with_weights(values)
+        model = self._network.for_converter(values)
         return template(convert(model), values)
 
     def stored(self, artifact: Artifact) -> Artifact:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
+from evaluators.backends.keras.recurrent import PlainLSTM, as_given, as_plain
 from spaces import InvalidRequest, tensor_name
 
 __all__ = ["COMPRESSIBLE", "KerasLayer", "Network", "fold_norms", "load_model"]
@@ -22,7 +23,7 @@ COMPRESSIBLE = {
     keras.layers.Conv1D: "Conv1d",
     keras.layers.Conv2D: "Conv2d",
     keras.layers.Embedding: "Embedding",
-    keras.layers.LSTM: "LSTM",
+    PlainLSTM: "LSTM",
 }
 #: Kind -> kernel axes in channels-first order: Keras has the output channels last.
 _AXES = {
@@ -130,10 +131,9 @@ def fold_norms(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if layer.name in folded:
             return keras.layers.Activation("linear", name=layer.name)
-        config = layer.get_config()
-        if layer.name in hosts:
-            config["use_bias"] = True
-        return type(layer).from_config(config)
+        if layer.name not in hosts:
+            return as_plain(layer)
+        return type(layer).from_config(layer.get_config() | {"use_bias": True})
 
     copy = keras.models.clone_model(model, clone_function=clone)
     norms = {host: norm for norm, host in folded.items()}
@@ -177,7 +177,8 @@ class Network:
     """An architecture with its trained weights; `model` is a copy and is never trained.
 
     Attributes:
-        model: without the batch-norms that stood right behind a layer, see `fold_norms`.
+        model: without the batch-norms that stood right behind a layer, see `fold_norms`, and with
+            LSTMs that are quick to trace, see `recurrent`.
         folded: batch-norm -> the layer that now does its work.
     """
 
@@ -212,7 +213,7 @@ class Network:
             kind = type(layer).__name__
             if isinstance(layer, _NORMS):
                 reason = "normalisation, kept as it is"
-            elif type(layer) is keras.layers.LSTM:
+            elif type(layer) is PlainLSTM:
                 reason = "an LSTM that is given a state is not supported yet, kept as it is"
             elif type(layer) in COMPRESSIBLE:
                 reason = "grouped convolutions are not supported yet, kept as they are"
@@ -293,12 +294,22 @@ class Network:
         self.write(model, tensors)
         return model
 
+    def for_converter(self, tensors: Mapping[str, np.ndarray]) -> keras.Model:
+        """As `with_weights`, of Keras' own layers alone.
+
+        Raises:
+            InvalidRequest: see `write`.
+        """
+        model = keras.models.clone_model(self.model, clone_function=as_given)
+        self.write(model, tensors)
+        return model
+
 
 def _variables(layer: keras.layers.Layer) -> dict[str, Any]:
     """The layer's own name of each variable -> variable; a kernel is called "weight"."""
     if type(layer) is keras.layers.Embedding:
         return {"weight": layer.embeddings}
-    if type(layer) is keras.layers.LSTM:
+    if isinstance(layer, keras.layers.LSTM):
         cell = layer.cell
         return {
             "input.weight": cell.kernel,
@@ -318,7 +329,7 @@ def _variables(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _is_compressible(layer: keras.layers.Layer) -> bool:
-    if type(layer) is keras.layers.LSTM:
+    if type(layer) is PlainLSTM:
         # An initial state is a second input, and then the shape is a list of shapes.
         return not layer.stateful and isinstance(layer.input_shape, tuple)
     return type(layer) in COMPRESSIBLE and getattr(layer, "groups", 1) == 1
@@ -326,7 +337,7 @@ def _is_compressible(layer: keras.layers.Layer) -> bool:
 
 def _describe(layer: keras.layers.Layer) -> tuple[KerasLayer, ...]:
     kind = COMPRESSIBLE[type(layer)]
-    if isinstance(layer, keras.layers.LSTM):
+    if isinstance(layer, PlainLSTM):
         return _describe_lstm(layer)
     is_embedding = isinstance(layer, keras.layers.Embedding)
     weight = layer.embeddings if is_embedding else layer.kernel
@@ -349,7 +360,7 @@ def _describe(layer: keras.layers.Layer) -> tuple[KerasLayer, ...]:
     )
 
 
-def _describe_lstm(layer: keras.layers.LSTM) -> tuple[KerasLayer, ...]:
+def _describe_lstm(layer: PlainLSTM) -> tuple[KerasLayer, ...]:
     """Its two matrices; each works once a step for all four gates."""
     steps, features = (int(size or 1) for size in layer.input_shape[1:])
     units = int(layer.units)

@@ -25,6 +25,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 from evaluators.backends.keras.constrained import Constrained, is_own
 from evaluators.backends.keras.network import Network
 from evaluators.backends.keras.quantizers import WeightConfig, WeightsOnlyScheme, latent_kernel
+from evaluators.backends.keras.recurrent import PlainLSTM
 from evaluators.backends.keras.treatment import Cluster, Kept, Prune, Quantize, Treatment
 from evaluators.backends.schedule import RAMP_SHARE, UPDATE_EVERY
 from spaces import tensor_name
@@ -101,7 +102,8 @@ def _quantized(model: keras.Model, treatments: Mapping[str, Quantize]) -> keras.
         return tfmot.quantization.keras.quantize_annotate_layer(layer, config)
 
     annotated = keras.models.clone_model(model, clone_function=annotate)
-    with tfmot.quantization.keras.quantize_scope({"WeightConfig": WeightConfig}):
+    known = {"WeightConfig": WeightConfig, "PlainLSTM": PlainLSTM}
+    with tfmot.quantization.keras.quantize_scope(known):
         return tfmot.quantization.keras.quantize_apply(annotated, WeightsOnlyScheme())
 
 

@@ -56,13 +56,18 @@ class WorkerProcess:
     def starts(self) -> None:
         """Sent in front of an idle worker's task: whether it returned tells if that was begun."""
 
-    def run(self, configuration: Configuration | None, call: bytes) -> Any:
-        """Take a new configuration over, then run the task; an exception comes as `Raised`.
+    def run(self, configuration: Configuration | None, call: bytes) -> bytes | Raised:
+        """Take a new configuration over, then run the task.
+
+        Both ways Python's pickler is used: Ray's own takes several times as long, and the driver
+        pays it for every trial.
 
         Args:
             configuration: None where it is the last one still.
-            call: the function, its arguments and keyword arguments, pickled: Ray's own pickler
-                takes several times as long, and the driver pays it for every trial.
+            call: the function, its arguments and keyword arguments, pickled.
+
+        Returns:
+            What it returned, pickled; what it raised.
         """
         try:
             if configuration is not None and configuration[0] != self._configured:
@@ -70,6 +75,6 @@ class WorkerProcess:
                 setup(context)
                 self._configured = number
             fn, args, kwargs = pickle.loads(call)  # noqa: S301 - the driver's own
-            return fn(*args, **kwargs)
+            return pickle.dumps(fn(*args, **kwargs), pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # an expected outcome: the driver raises it in the future
             return Raised(error)

@@ -328,6 +328,10 @@ class RayEngine(Engine):
                 error = result.error
             else:
                 slot.configured = number
+                try:
+                    result = pickle.loads(result)  # noqa: S301 - our own worker's
+                except Exception as unreadable:  # its class cannot be made again from a pickle
+                    error = unreadable
         elif isinstance(error, ray.exceptions.RayActorError):
             was_begun = begun is None or _has_returned(begun)
             self._bury(slot)

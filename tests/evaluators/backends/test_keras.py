@@ -283,6 +283,51 @@ class TestNetworks:
         kernel = network.model.get_layer("lstm").cell.kernel.numpy()
         assert np.array_equal(network.weights["lstm.input.weight"], kernel.T)
 
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"return_sequences": True}, {"go_backwards": True}, {"use_bias": False}],
+        ids=["plain", "sequences", "backwards", "no bias"],
+    )
+    def test_an_lstm_that_is_quick_to_trace_gives_keras_numbers(
+        self, options: dict[str, Any]
+    ) -> None:
+        """Outputs and gradients, with padding masked; and it is traced without cuDNN's twin."""
+        import tensorflow as tf
+        import tf_keras as keras
+
+        from evaluators.backends.keras.network import Network
+
+        layers = keras.layers
+        given = keras.Sequential(
+            [
+                layers.InputLayer((12,), dtype="int32"),
+                layers.Embedding(40, 8, mask_zero=True, name="embed"),
+                layers.LSTM(12, name="lstm", **options),
+                layers.Dense(4, name="fc"),
+            ]
+        )
+        network = Network(given)
+        plain = network.with_weights(network.weights)
+        ids = np.random.default_rng(0).integers(0, 4, (5, 12)).astype(np.int32)
+        found = []
+        for model in (given, plain, network.for_converter(network.weights)):
+            with tf.GradientTape() as tape:
+                outputs = model(ids, training=True)
+                loss = tf.reduce_sum(outputs**2)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            found.append([outputs.numpy(), *(tf.convert_to_tensor(g).numpy() for g in gradients)])
+        for other in found[1:]:
+            for ours, keras_own in zip(other, found[0], strict=True):
+                np.testing.assert_allclose(ours, keras_own, rtol=1e-5, atol=1e-6)
+
+        def has_twin(model: Any) -> bool:
+            graph = tf.function(lambda: model(ids)).get_concrete_function().graph.as_graph_def()
+            return any("gpu_lstm" in f.signature.name for f in graph.library.function)
+
+        assert not has_twin(plain)
+        if options.get("use_bias", True):
+            assert has_twin(given), "Keras has none any more: the class has no purpose"
+
     def test_recurrent_layers_that_are_kept_are_named(self) -> None:
         import tf_keras as keras
 
