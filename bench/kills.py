@@ -57,6 +57,7 @@ import time
 import torch
 from torch import nn
 
+from evaluators.backends.pytorch.adam import Adam
 from evaluators.workloads.base import Recipe, Workload
 
 
@@ -76,7 +77,7 @@ def workload():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
     inputs, targets = clouds(600, 1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimiser = Adam(list(model.parameters()), 0.02, (0.9, 0.999))
     for _ in range(40):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()

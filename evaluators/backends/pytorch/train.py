@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from evaluators.backends.pytorch.adam import Adam
 from evaluators.backends.pytorch.device import Precision
 from evaluators.backends.schedule import CHECK_EVERY, Diverged, learning_rate_factor, steps_of
 from evaluators.workloads.base import Recipe, Split
@@ -75,23 +77,22 @@ def fine_tune(
     if steps == 0:
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
+    optimiser = Adam(parameters, recipe.learning_rate, betas=(0.9, 0.99))
     scaler = torch.amp.GradScaler(precision.device, enabled=precision.scales_loss)
     batches = _batches(data, batch_size, steps, generator)
     model.train()
     for step, indices in enumerate(batches):
         before_step(step, steps)
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * learning_rate_factor(step, steps, recipe)
+        optimiser.learning_rate = recipe.learning_rate * learning_rate_factor(step, steps, recipe)
         chosen = indices.to(data.split.inputs.device)
         inputs, targets = data.prepare(data.split.inputs[chosen]), data.split.targets[chosen]
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         with precision.autocast():
             value = loss(inputs, model(inputs), targets, chosen)
         if step % CHECK_EVERY == 0 or step == steps - 1:
             _require_finite(value, step)
         scaler.scale(value).backward()
-        scaler.step(optimiser)
+        scaler.step(cast(torch.optim.Optimizer, optimiser))
         scaler.update()
     model.eval()
     if not all(bool(p.isfinite().all()) for p in parameters):
