@@ -75,12 +75,28 @@ def workers_of_cluster(cluster: Any) -> list[int]:
     return found
 
 
-def kill_once(root: Path, cluster: Any, victim: str, rng: random.Random, engine: Engine) -> Any:
-    """One study, one kill, one resume; a row of the table."""
+def kill_once(
+    root: Path,
+    cluster: Any,
+    victim: str,
+    rng: random.Random,
+    engine: Engine,
+    flags: Sequence[str] = (),
+) -> Any:
+    """One study, one kill, one resume; a row of the table.
+
+    Args:
+        root: of the study, empty.
+        cluster: its `worker_nodes` are those that may be killed.
+        victim: one of VICTIMS.
+        rng: of the instant.
+        engine: decodes the files afterwards.
+        flags: more of them, for both commands.
+    """
     started = time.monotonic()
     write_workload(root)
     study, after = Study(root), rng.randrange(TRIALS - 1)
-    ray = ("--engine", "ray", "--ray-address", cluster.address)
+    ray = ("--engine", "ray", "--ray-address", cluster.address, *flags)
     where = ("--storage", str(root / "runs"), *ray)
     asked = f"--trials {TRIALS} --finalists {FINALISTS} --workers 2 --seed {rng.randrange(1000)}"
     driver = study.start(

@@ -154,7 +154,13 @@ def target_toml(target: Target, comment: Sequence[str]) -> str:
     truth = [f"  {_quoted(words)}," for words in target.kernel_truth]
     lines += ["kernel_truth = [", *truth, "]", "", "[throughput_gmacs]"]
     lines += [f"{kind} = {_figure(figure)}" for kind, figure in target.throughput_gmacs.items()]
-    for key in ("bandwidth_gbps", "overhead_us", "call_overhead_us", "output_element_ns"):
+    for key in (
+        "bandwidth_gbps",
+        "overhead_us",
+        "call_overhead_us",
+        "output_element_ns",
+        "int8_shallow_ratio",
+    ):
         figure = getattr(target, key)
         if figure is not None:
             value, source = f"{figure.value:.6g}", _quoted(figure.source)

@@ -43,12 +43,10 @@ def unrounded_activations(
         layers: the compressible layers that read activations.
         rounded: the layers the file holds an activation grid for.
     """
-    if policy.activation_bits == 32:
-        return []
     return [
         f"{name}: activation_bits {policy.activation_bits} is not in the file"
         for name in layers
-        if name not in rounded
+        if policy.rounds_input(name) and name not in rounded
     ]
 
 

@@ -186,7 +186,8 @@ class Policy:
         order: the stages, in the order they run.
         layers: (layer name, LayerPolicy), sorted by name, without the layers left alone.
         distillation: used from the distill stage to the end.
-        activation_bits: bits of the activations between layers; 32 = leave. Set by quantize.
+        activation_bits: bits of what layers of 8 bits or fewer read; 32 = leave. Set by quantize.
+            Layers of more bits read floats: integer kernels take integers on both sides.
         cluster_init: how k-means starts; see `evaluators.backends.kmeans`.
         scheme: "symmetric" or "asymmetric" grids of the quantize stage.
         granularity: one scale a "tensor" or an output "channel". Layers which also have clusters
@@ -226,7 +227,8 @@ class Policy:
         absent = [stage for stage in Stage if stage not in order]
         layers = {name: layer.without(absent) for name, layer in self.layers}
         distillation = self.distillation
-        activation_bits = int(self.activation_bits) if Stage.QUANTIZE in order else FULL_BITS
+        has_integers = any(layer.bits <= 8 for layer in layers.values())
+        activation_bits = int(self.activation_bits) if has_integers else FULL_BITS
         if Stage.DISTILL not in order or distillation.is_neutral:
             distillation = Distillation()
         elif distillation.kind == "attention":
@@ -235,8 +237,9 @@ class Policy:
         does_work = {
             Stage.PRUNE: any(layer.sparsity > 0 for layer in layers.values()),
             Stage.CLUSTER: any(layer.clusters is not None for layer in layers.values()),
-            Stage.QUANTIZE: activation_bits < FULL_BITS
-            or any(min(layer.bits, layer.bias_bits) < FULL_BITS for layer in layers.values()),
+            Stage.QUANTIZE: any(
+                min(layer.bits, layer.bias_bits) < FULL_BITS for layer in layers.values()
+            ),
             Stage.DISTILL: not distillation.is_neutral,
         }
         # Per-channel scales exist only where a layer has a grid and no codebook.
@@ -264,6 +267,10 @@ class Policy:
     def layer(self, name: str) -> LayerPolicy:
         """The policy of a layer; neutral when the policy does not name it."""
         return self.layer_map.get(name, _UNTOUCHED)
+
+    def rounds_input(self, name: str) -> bool:
+        """Whether what a layer reads is rounded to `activation_bits`."""
+        return self.activation_bits < FULL_BITS and self.layer(name).bits <= 8
 
     def post_training(self) -> "Policy":
         """The policy as it computes without any fine-tuning.

@@ -34,6 +34,8 @@ class Target:
         call_overhead_us: fixed cost of one inference, microseconds; None where it is not known.
         output_element_ns: cost of one element that a layer writes, nanoseconds: activation, pooling
             and change of layout behind it; None where it is not known.
+        int8_shallow_ratio: speed of the int8 kernel of a convolution that reads fewer than 4
+            channels, over the same one's in `compute_dtype`; None where it is as fast as any.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
@@ -58,4 +60,5 @@ class Target:
     machines: tuple[str, ...] = ()
     call_overhead_us: Figure | None = None
     output_element_ns: Figure | None = None
+    int8_shallow_ratio: Figure | None = None
     integer_only: bool = False

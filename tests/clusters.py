@@ -17,6 +17,7 @@ from search.engines import Engine
 __all__ = [
     "HAS_RAY",
     "HAS_TUNE",
+    "add_member",
     "join_command",
     "joined",
     "ray_engine",
@@ -37,7 +38,8 @@ def session_cluster() -> Any:
     """Three emulated nodes, started once a process and joined by it; they end with it.
 
     They pretend to have 4 CPUs and 2 GPUs: no test may need more cores than the machine has. Each
-    has one `place`, which spreads workers that need one over all three.
+    has one `place`, which spreads workers that need one over all three; all but the head have one
+    `member`.
     """
     if not _started:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -59,10 +61,15 @@ def session_cluster() -> Any:
         }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
-            cluster.add_node(num_cpus=1, resources=place)
+            add_member(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         _started.append(cluster)
     return _started[0]
+
+
+def add_member(cluster: Any) -> None:
+    """A node beside the head."""
+    cluster.add_node(num_cpus=1, resources={"place": 1, "member": 1})
 
 
 def session_address() -> str:

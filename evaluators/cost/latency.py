@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+#: Channels that an integer kernel takes at once; with fewer it is another one, and slow.
+_SHALLOW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +133,21 @@ def _layer_ms(work: _Work, asked: LayerPolicy, activation_bits: int, target: Tar
     )
     moved_bytes = weights * _BYTES[kind] + activations * activation_bytes
     # 10^9 a second is 10^6 a millisecond.
-    compute_ms = work.macs / (target.throughput_gmacs[kind].value * 1e6)
+    compute_ms = work.macs / (_gmacs(layer, kind, target) * 1e6)
     memory_ms = moved_bytes / (target.bandwidth_gbps.value * 1e6)
     found_ms = max(compute_ms, memory_ms) + target.overhead_us.value / 1e3
     if target.output_element_ns is not None:
         written = layer.output_elements * work.outputs_kept
         found_ms += written * target.output_element_ns.value / 1e6
     return found_ms
+
+
+def _gmacs(layer: LayerProfile, kind: str, target: Target) -> float:
+    ratio = target.int8_shallow_ratio
+    is_shallow = layer.kind in ("Conv1d", "Conv2d") and layer.weight_shape[1] < _SHALLOW
+    if kind == "int8" and is_shallow and ratio is not None:
+        return target.throughput_gmacs[target.compute_dtype].value * ratio.value
+    return target.throughput_gmacs[kind].value
 
 
 def layer_latency_ms(

@@ -24,7 +24,7 @@ def list_targets() -> tuple[str, ...]:
 
 
 #: Figures of what the roofline leaves out; without one it counts nothing for it.
-_OPTIONAL_FIGURES = ("call_overhead_us", "output_element_ns")
+_OPTIONAL_FIGURES = ("call_overhead_us", "output_element_ns", "int8_shallow_ratio")
 
 
 def load_target(name: str) -> Target:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.cost import SizeModel, modelled_latency
+from evaluators.cost import SizeModel, layer_latency_ms, modelled_latency
 from search.proposers.base import Proposal, Proposer
 from search.proposers.filter import BudgetFilter
 from search.proposers.known import KnownPolicies
@@ -385,12 +385,14 @@ def _fast_policies(space: SearchSpace, judge: Judge, target: Target) -> list[Pol
     untouched_ms = modelled_latency(Policy(), profile, target).median_ms
     found = []
     for share in FAST_CHANNEL_SPARSITIES:
-        layers = {
-            layer.name: LayerPolicy(share, "channel", None, 8, BIAS_BITS)
-            if layer.can_prune_channels
-            else LayerPolicy(0.0, "element", None, 8, BIAS_BITS)
-            for layer in profile.layers
-        }
+        layers = {}
+        for layer in profile.layers:
+            pruned = (share, "channel") if layer.can_prune_channels else (0.0, "element")
+            asked = (LayerPolicy(*pruned, None, bits, BIAS_BITS) for bits in (8, 16))
+            # The first layer of a network that reads images may be faster in floats.
+            layers[layer.name] = min(
+                asked, key=lambda x: layer_latency_ms(layer, x, (1, 1), 8, target)
+            )
         wanted = {**_wanted(order, layers, TEMPERATURES[0], "channel"), "activation_bits": 8}
         policy = nearest_policy(space, wanted)
         if modelled_latency(policy, profile, target).median_ms < 0.97 * untouched_ms:

@@ -163,9 +163,16 @@ def test_every_grid_is_accepted(
 
 
 def test_activations_that_the_file_does_not_round_are_named() -> None:
-    asked = Policy((Stage.QUANTIZE,), (("fc1", LayerPolicy(bits=8)),), activation_bits=8)
-    assert unrounded_activations(asked, ["fc1", "fc2"], {"fc1", "fc2"}) == []
-    assert unrounded_activations(asked, ["fc1", "fc2"], {"fc1"}) == [
+    layers = (
+        ("fc1", LayerPolicy(bits=8)),
+        ("fc2", LayerPolicy(bits=4)),
+        ("fc3", LayerPolicy(bits=16)),
+    )
+    asked = Policy((Stage.QUANTIZE,), layers, activation_bits=8)
+    names = ["fc1", "fc2", "fc3", "fc4"]
+    assert unrounded_activations(asked, names, {"fc1", "fc2"}) == [], "the others read floats"
+    assert unrounded_activations(asked, names, {"fc1", "fc2", "fc3"}) == []
+    assert unrounded_activations(asked, names, {"fc1"}) == [
         "fc2: activation_bits 8 is not in the file"
     ]
     assert unrounded_activations(Policy(), ["fc1"], set()) == []

@@ -154,7 +154,7 @@ def test_stages_that_do_nothing_leave_and_the_others_keep_their_order(raw: dict[
     works = {
         P: any(x.sparsity > 0 for x in layers),
         C: any(x.clusters is not None for x in layers),
-        Q: raw["activation_bits"] == 8 or any(x.bits < 32 or x.bias_bits < 32 for x in layers),
+        Q: any(x.bits < 32 or x.bias_bits < 32 for x in layers),
         D: raw["distillation"].kind != "none" and raw["distillation"].weight > 0,
     }
     assert policy.order == tuple(stage for stage in raw["order"] if works[stage])

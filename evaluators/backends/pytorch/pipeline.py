@@ -162,7 +162,8 @@ class _Run:
     def _quantize_activations(self) -> None:
         if self.policy.activation_bits == 8:
             batch = self._some_inputs()
-            modules = {name: layer.module for name, layer in self.student.readers.items()}
+            readers = self.student.readers.items()
+            modules = {n: layer.module for n, layer in readers if self.policy.rounds_input(n)}
             self.student.quantize_activations(calibrate(self.student.model, modules, batch))
 
     def _some_inputs(self) -> Tensor:

@@ -30,7 +30,7 @@ from search.cli.main import main
 out = io.StringIO()
 with contextlib.redirect_stdout(out):
     code = main(["run", "my_keras.py:workload", "--target", "pixel", "--budget-kb", "4",
-                 "--max-drop", "10", "--trials", "6", "--finalists", "1", "--workers", "1",
+                 "--max-drop", "10", "--trials", "4", "--finalists", "1", "--workers", "1",
                  "--json"])
 answer = json.loads(out.getvalue())
 heavy = [m for m in ("tensorflow", "tf_keras", "torch", "ai_edge_litert") if m in sys.modules]

@@ -9,6 +9,7 @@ pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 import onnx
+import onnxruntime
 
 from evaluators.artifacts.onnx.calibrate import output_grids
 from evaluators.artifacts.onnx.graph import open_convolutions
@@ -52,6 +53,22 @@ def test_grids_span_what_the_outputs_take() -> None:
     for scale, zero_point in grids.values():
         assert scale > 0
         assert 0 <= zero_point <= 255
+
+
+def test_a_layer_of_floats_beside_integers_stays_a_float_kernel(tmp_path: Path) -> None:
+    """As the first convolution should: with one channel the integer kernel takes thrice as long."""
+    bench = Bench(networks.name("conv"), tmp_path, "x86", "onnx")
+    layers = (("0", LayerPolicy(bits=16)), ("4", LayerPolicy(bits=8)))
+    measured = bench.measure(Policy((Stage.QUANTIZE,), layers, activation_bits=8), fidelity=0)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(bench.file(measured)), options, ["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") == 1
+    assert kinds.index("Conv") < kinds.index("QuantizeLinear")
+    assert not {"QLinearConv", "ConvInteger"} & set(kinds)
+    assert {"QGemm", "MatMulIntegerToFloat"} & set(kinds)
+    assert np.isclose(measured.metric, bench.worker.profile.baseline_metric, atol=0.05)
 
 
 def test_the_file_rounds_them_and_the_network_still_works(tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ def test_int8_needs_eight_bit_activations_where_the_target_says_so():
     assert modelled_latency(policy(bits=8), PROFILE, relaxed).median_ms < untouched.median_ms
 
 
+def test_a_convolution_of_few_channels_is_slower_in_integers_where_the_target_says_so():
+    """The first layer of a network that reads images; the others gain as ever."""
+    slow = replace(PAPER, int8_shallow_ratio=Figure(0.25, "paper"))
+    conv1, conv2 = PROFILE.layer_map["conv1"], PROFILE.layer_map["conv2"]
+    assert conv1.weight_shape[1] < 4 <= conv2.weight_shape[1]
+    floats = modelled_latency(Policy(), PROFILE, slow).layers_ms
+    integers = modelled_latency(policy(8, bits=8), PROFILE, slow).layers_ms
+    assert integers["conv1"] == pytest.approx(0.01 + conv1.macs / 0.25e6)
+    assert integers["conv1"] > floats["conv1"]
+    assert integers["conv2"] < floats["conv2"]
+    assert modelled_latency(policy(8, bits=8), PROFILE, PAPER).layers_ms["conv1"] < floats["conv1"]
+
+
 def test_a_removed_channel_saves_in_its_layer_and_the_next():
     half = Policy((Stage.PRUNE,), (("fc1", LayerPolicy(0.5, "channel")),))
     before, after = layer_macs(Policy(), PROFILE), layer_macs(half, PROFILE)

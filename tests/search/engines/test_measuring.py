@@ -250,7 +250,7 @@ def test_a_node_measures_until_it_is_killed(
     asked = [f"--trials={trials}", "--finalists=0", "--format=packed", "--target=m1", "--workers=1"]
     address = f"--ray-address={session_address()}"
     # Long enough for the process that trains to start, on a busy machine too: it is not lost.
-    wait = "--ray-wait=15"
+    wait = "--ray-wait=10"
     how = ["--engine=ray", address, "--resource-per-trial=place=0.5", wait]
     run = search("run", "net.py:workload", *asked, *how, "--study=timed", "--json")
     killer.join()
@@ -267,7 +267,7 @@ def test_a_node_measures_until_it_is_killed(
     assert "m1, scaled to the baseline measured on torch-cpu on " in latencies[-1].device
     ended = search("resume", "timed", f"--trials={trials + 1}", *how, "--when-target-lost=wait")
     assert ended.code == 1
-    assert "no worker after 15 s" in " ".join(ended.err.split())
+    assert "no worker after 10 s" in " ".join(ended.err.split())
     assert len(RecordReader.open(location).trials()) == trials
 
 

@@ -69,7 +69,7 @@ def front_quality(sim: Simulator, trials: Sequence[Trial]) -> float:
 def wide() -> list[Simulator]:
     """Networks with a budget that leaves much room, so that 240 evaluations show differences."""
     budget = Budget(size_bytes=200_000, max_drop=0.3)
-    return [simulate(3, seed=seed, budget=budget) for seed in range(8)]
+    return [simulate(3, seed=seed, budget=budget) for seed in range(6)]
 
 
 @pytest.fixture(scope="module")

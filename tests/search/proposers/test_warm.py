@@ -132,6 +132,20 @@ class TestWarmPolicies:
         latencies = [modelled_latency(p, SIM.profile, M1).median_ms for p in opening()]
         assert min(latencies) < 0.8 * untouched
 
+    def test_the_fast_ones_leave_a_layer_in_floats_where_integers_are_slower(self):
+        target = replace(load_target("x86"), is_this_machine=False)
+        sim = simulate(layers=6)
+
+        def fast_bits(name, target):
+            policies = warm_policies(sim.space, sim.judge, target, SizeModel(sim.profile), None)
+            fast = [p for p in policies if p.activation_bits == 8]
+            assert fast
+            return {policy.layer(name).bits for policy in fast}
+
+        assert fast_bits("conv1", target) == {16}
+        assert fast_bits("conv2", target) == {8}
+        assert fast_bits("conv1", replace(target, int8_shallow_ratio=None)) == {8}
+
     def test_a_latency_budget_brings_the_fast_ones_forward(self):
         limit = 0.8 * modelled_latency(Policy(), SIM.profile, M1).median_ms
         sim = simulate(layers=4, budget=Budget(size_bytes=200_000, latency_ms=limit))

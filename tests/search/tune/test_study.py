@@ -45,7 +45,7 @@ class Count(tune.Callback):
 def make():
     return Count()
 """
-TRIALS = 7
+TRIALS = 5
 
 
 @pytest.mark.kill
