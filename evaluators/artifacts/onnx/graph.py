@@ -124,13 +124,16 @@ def _integer_kernel(graph: onnx.GraphProto, layer: str) -> bool:
 def _round_activations(graph: onnx.GraphProto, grids: ActivationGrids) -> None:
     """Rounds each layer's input: x -> QuantizeLinear -> DequantizeLinear -> the layer."""
     done: dict[tuple[str, float, int], str] = {}
+    consumers = [weight_consumer(graph, layer) for layer in grids]
+    rounded = {id(node) for node in consumers if node is not None}
     for number, (layer, (scale, zero_point)) in enumerate(sorted(grids.items())):
         consumer = weight_consumer(graph, layer)
         if consumer is None:
             raise CannotHold(layer, "onnx: no Gemm, MatMul or Conv takes its weight")
         key = (consumer.input[0], scale, zero_point)
         if key not in done:
-            done[key] = _add_pair(graph, consumer, number, scale, zero_point)
+            fence = _is_pooled_as_floats(graph, consumer.input[0], rounded)
+            done[key] = _add_pair(graph, consumer, number, scale, zero_point, fence=fence)
         consumer.input[0] = done[key]
     for layer in grids:
         node = weight_consumer(graph, layer)
@@ -191,23 +194,59 @@ def _round_outputs(graph: onnx.GraphProto, outputs: ActivationGrids) -> None:
             graph.node.insert(at + offset, each)
 
 
+def _is_pooled_as_floats(graph: onnx.GraphProto, name: str, rounded: set[int]) -> bool:
+    """Whether a value comes through a pooling from a layer that gives floats."""
+    by_output = {output: node for node in graph.node for output in node.output}
+    is_pooled = False
+    while (node := by_output.get(name)) is not None and node.op_type in _TRANSPARENT:
+        is_pooled |= node.op_type == "MaxPool"
+        name = node.input[0]
+    return is_pooled and (node is None or id(node) not in rounded)
+
+
 def _add_pair(
-    graph: onnx.GraphProto, consumer: onnx.NodeProto, number: int, scale: float, zero_point: int
+    graph: onnx.GraphProto,
+    consumer: onnx.NodeProto,
+    number: int,
+    scale: float,
+    zero_point: int,
+    *,
+    fence: bool,
 ) -> str:
+    """Rounds what a layer reads.
+
+    Args:
+        graph, consumer: the layer is a node of the graph.
+        number: of the pair.
+        scale, zero_point: its grid.
+        fence: whether to keep the runtime from moving the rounding backwards, in front of a pooling
+            of floats: one of bytes outside of integer kernels takes several times as long. Twice
+            the value is rounded on twice the scale, which is the same to the last bit.
+    """
     given, stem = consumer.input[0], f"activation{number}"
+    scales = [f"{stem}/scale", f"{stem}/scale"]
+    doubled = []
+    if fence:
+        two, scales[0] = f"{stem}/two", f"{stem}/doubled_scale"
+        for value, constant in ((2.0, two), (2.0 * np.float32(scale), scales[0])):
+            values = np.array(value, np.float32)
+            graph.initializer.append(numpy_helper.from_array(values, constant))
+        doubled = [helper.make_node("Mul", [given, two], [f"{stem}/doubled"])]
+        given = f"{stem}/doubled"
     graph.initializer.extend(
         [
             numpy_helper.from_array(np.array(scale, np.float32), f"{stem}/scale"),
             numpy_helper.from_array(np.array(zero_point, np.uint8), f"{stem}/zero_point"),
         ]
     )
-    parameters = [f"{stem}/scale", f"{stem}/zero_point"]
+    zero = f"{stem}/zero_point"
+    levels, result = f"{stem}/uint8", f"{stem}/rounded"
     pair = [
-        helper.make_node("QuantizeLinear", [given, *parameters], [f"{stem}/uint8"]),
-        helper.make_node("DequantizeLinear", [f"{stem}/uint8", *parameters], [f"{stem}/rounded"]),
+        helper.make_node("QuantizeLinear", [given, scales[0], zero], [levels]),
+        helper.make_node("DequantizeLinear", [levels, scales[1], zero], [result]),
     ]
-    _insert_before(graph, consumer, pair)
-    return f"{stem}/rounded"
+    _insert_before(graph, consumer, [*doubled, *pair])
+    return result
 
 
 def _is_rounded_later(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
