@@ -18,6 +18,7 @@ __all__ = [
     "HAS_RAY",
     "HAS_TUNE",
     "add_member",
+    "end_session_cluster",
     "join_command",
     "joined",
     "ray_engine",
@@ -56,6 +57,7 @@ def session_cluster() -> Any:
             "num_gpus": 2,
             "resources": place,
             "include_dashboard": False,
+            "include_log_monitor": False,  # nobody reads the workers' lines
             "dashboard_port": None,  # any that is free
             "_system_config": system,
         }
@@ -70,6 +72,15 @@ def session_cluster() -> Any:
 def add_member(cluster: Any) -> None:
     """A node beside the head."""
     cluster.add_node(num_cpus=1, resources={"place": 1, "member": 1})
+
+
+def end_session_cluster() -> None:
+    """Its daemons take an eighth of a core for as long as they stand."""
+    if _started:
+        import ray
+
+        ray.shutdown()
+        _started.pop().shutdown()
 
 
 def session_address() -> str:

@@ -5,6 +5,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -54,6 +55,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGroup |
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: a long group that begins last keeps the others waiting."""
     items.sort(key=lambda item: _group(item.nodeid) != "ray")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ray's daemons end with the last test that needs them, not with the process."""
+    if _group(item.nodeid) == "ray" and (nextitem is None or _group(nextitem.nodeid) != "ray"):
+        clusters = sys.modules.get("tests.clusters")
+        if clusters is not None:
+            clusters.end_session_cluster()
 
 
 @pytest.fixture(autouse=True, scope="session")
