@@ -34,8 +34,9 @@ class Target:
         call_overhead_us: fixed cost of one inference, microseconds; None where it is not known.
         output_element_ns: cost of one element that a layer writes, nanoseconds: activation, pooling
             and change of layout behind it; None where it is not known.
-        int8_shallow_ratio: speed of the int8 kernel of a convolution that reads fewer than 4
-            channels, over the same one's in `compute_dtype`; None where it is as fast as any.
+        int8_shallow_ratio: speed of the int8 kernel of a convolution that reads the network's
+            input of fewer than 4 channels, over the same one's in `compute_dtype`; None
+            where it is as fast as any.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.

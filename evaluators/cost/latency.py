@@ -144,7 +144,11 @@ def _layer_ms(work: _Work, asked: LayerPolicy, activation_bits: int, target: Tar
 
 def _gmacs(layer: LayerProfile, kind: str, target: Target) -> float:
     ratio = target.int8_shallow_ratio
-    is_shallow = layer.kind in ("Conv1d", "Conv2d") and layer.weight_shape[1] < _SHALLOW
+    # Behind another layer so few channels a filter are a depthwise kernel, which is another matter.
+    is_first = not layer.input_group
+    is_shallow = (
+        layer.kind in ("Conv1d", "Conv2d") and is_first and layer.weight_shape[1] < _SHALLOW
+    )
     if kind == "int8" and is_shallow and ratio is not None:
         return target.throughput_gmacs[target.compute_dtype].value * ratio.value
     return target.throughput_gmacs[kind].value
