@@ -9,11 +9,15 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import FrozenTrial
 
 __all__ = ["GuardedJournal", "LeanJournal", "clear_stale_lock", "trim_torn_tail"]
 
@@ -33,6 +37,10 @@ class LeanJournal(JournalFileBackend):
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """The operations from this line on; Optuna only iterates over them."""
+        # Optuna asks before it answers anything, several times a trial: mostly nothing is new.
+        size_bytes = os.stat(self._file_path).st_size  # noqa: PTH116 - of Optuna, and no Path
+        if self._log_number_offset.get(log_number_from) == size_bytes:
+            return
         for log in super().read_logs(log_number_from):
             for key in _UNREAD:
                 log.pop(key, None)
@@ -68,6 +76,8 @@ class GuardedJournal(LeanJournal):
         # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
         super().__init__(str(path), _Lock(str(path), grace_period=STALE_LOCK_S))
         self._is_together = self._is_unflushed = False
+        self._distributions: Mapping[str, BaseDistribution] = {}
+        self._distributions_json = "{}"
 
     def begin_together(self) -> None:
         """Until `end_together` appended lines reach the file, but not surely the disk.
@@ -91,7 +101,49 @@ class GuardedJournal(LeanJournal):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """One JSON line each; on an error of the disk the file is as it was before."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._append("".join(f"{_line(log)}\n" for log in logs))
+
+    def append_trial(self, study_id: int, trial: FrozenTrial) -> None:
+        """The line that Optuna's `Study.add_trial` writes, in a third of its time.
+
+        Optuna checks each parameter, and makes the JSON of each distribution anew: with dozens of
+        knobs that is most of the work, and the same for every trial of a study.
+
+        Args:
+            study_id: Optuna's.
+            trial: finished and valid; of several objectives.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if trial.distributions is not self._distributions:
+            self._distributions = trial.distributions
+            each = {name: distribution_to_json(x) for name, x in trial.distributions.items()}
+            self._distributions_json = _line(each)
+        line = _line(
+            {
+                "op_code": JournalOperation.CREATE_TRIAL,
+                "worker_id": f"driver-{os.getpid()}",
+                "study_id": study_id,
+                "state": trial.state,
+                "value": None,
+                "values": trial.values,
+                "datetime_start": _utc(trial.datetime_start),
+                "datetime_complete": _utc(trial.datetime_complete),
+                "params": {
+                    name: trial.distributions[name].to_internal_repr(value)
+                    for name, value in trial.params.items()
+                },
+                "user_attrs": trial.user_attrs,
+                "system_attrs": trial.system_attrs,
+                "intermediate_values": {},
+            }
+        )
+        self._append(f'{line[:-1]},"distributions":{self._distributions_json}}}\n')
+
+    def _append(self, text: str) -> None:
+        """Whole lines."""
+        lines = text.encode()
         self._lock.acquire()
         try:
             # A dashboard killed while it wrote a note may have torn the last line meanwhile.
@@ -111,6 +163,14 @@ class GuardedJournal(LeanJournal):
                     raise
         finally:
             self._lock.release()
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _utc(local: datetime | None) -> str | None:
+    return None if local is None else local.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

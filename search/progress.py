@@ -35,7 +35,7 @@ class Progress:
 
 
 class ProgressTracker:
-    """Takes finished trials one by one; the hypervolume is computed only when the front moves."""
+    """Takes finished trials one by one; computes anew only what a moving front changes."""
 
     def __init__(self, phase: str, asked: int, judge: Judge, history: Iterable[Trial]) -> None:
         """Args: history: trials of this phase that finished in an earlier session."""
@@ -44,6 +44,7 @@ class ProgressTracker:
         self._finished = self._failed = self._feasible = self._fresh = 0
         self._front = RunningFront(judge)
         self._hypervolume = 0.0
+        self._best: Trial | None = None
         self._started = time.monotonic()
         for trial in history:
             self._count(trial)
@@ -64,7 +65,7 @@ class ProgressTracker:
             asked=self.asked,
             failed=self._failed,
             feasible=self._feasible,
-            best=pick(self._front.members, self._judge.metric),
+            best=self._best,
             hypervolume=self._hypervolume,
             eta_s=elapsed / self._fresh * left if self._fresh else None,
         )
@@ -83,3 +84,4 @@ class ProgressTracker:
             self._feasible += 1
             if self._front.add(trial):
                 self._hypervolume = hypervolume(self._front.points, self._judge.reference)
+                self._best = pick(self._front.members, self._judge.metric)

@@ -28,7 +28,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from search._journal import GuardedJournal, clear_stale_lock, trim_torn_tail
@@ -338,7 +338,11 @@ class Record(RecordReader):
         name = self._study_of(trial)
         numbered = replace(trial, number=len(self._trials(name)))
         with _writing(self.location, f"write trial {numbered.number}"):
-            self._optuna[name].add_trial(self._freeze(numbered))
+            frozen = self._freeze(numbered)
+            if self._access.journal is None:
+                self._optuna[name].add_trial(frozen)
+            else:
+                self._access.journal.append_trial(self._studies[name], frozen)
         self._written[name, numbered.number] = numbered
         self._keys.add(key)
         return numbered
@@ -458,19 +462,25 @@ class Record(RecordReader):
             violations = self.judge.violations(measurement)
             values = [measurement.metric, measurement.size_bytes, measurement.latency.median_ms]
             seconds = sum(measurement.seconds.values())
-        frozen = create_trial(
+        # Not `create_trial`: it checks each distribution for being of an older Optuna, which takes
+        # longer than writing the trial does.
+        params = params_of(self.space, trial.policy)
+        frozen = FrozenTrial(
+            number=trial.number,
+            trial_id=-1,
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+            value=None,
             values=values,
-            constraints=violations,
+            datetime_start=_local(trial.finished_at - seconds),
+            datetime_complete=_local(trial.finished_at),
+            params=params,
+            distributions=self._distributions if params else {},
             user_attrs=attributes,
             system_attrs={**trial.sampler_attrs, _OLD_CONSTRAINTS: list(violations.values())},
+            intermediate_values={},
         )
-        # Put in afterwards: `create_trial` checks each distribution for being of an older Optuna,
-        # which took longer than writing the trial.
-        if params := params_of(self.space, trial.policy):
-            frozen.params, frozen.distributions = params, self._distributions
-        frozen.datetime_start = _local(trial.finished_at - seconds)
-        frozen.datetime_complete = _local(trial.finished_at)
+        for name, violation in violations.items():
+            frozen.set_constraint(name, violation)
         return frozen
 
     def _write_driver_state(self, state: State, payload: Mapping[str, Any]) -> None:

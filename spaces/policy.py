@@ -143,9 +143,8 @@ class LayerPolicy:
 
     def to_dict(self) -> dict[str, Any]:
         """Only the knobs that are not neutral; `{}` leaves the layer alone."""
-        neutral = LayerPolicy()
         names = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
-        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(neutral, n)}
+        return {n: value for n in names if (value := getattr(self, n)) != getattr(_UNTOUCHED, n)}
 
 
 _UNTOUCHED = LayerPolicy()
@@ -245,7 +244,7 @@ class Policy:
         # Per-channel scales exist only where a layer has a grid and no codebook.
         scales_per_channel = any(x.bits < 16 and x.clusters is None for x in layers.values())
         prunes_elements = any(x.sparsity > 0 and x.pattern == "element" for x in layers.values())
-        kept = {name: layer for name, layer in layers.items() if layer != LayerPolicy()}
+        kept = {name: layer for name, layer in layers.items() if layer != _UNTOUCHED}
         normalised = {
             "order": tuple(stage for stage in order if does_work[stage]),
             "layers": tuple(sorted(kept.items())),
@@ -293,10 +292,9 @@ class Policy:
                 "temperature": distillation.temperature,
                 "weight": distillation.weight,
             }
-        neutral = Policy()
         # Digests name policies in records: a knob added later is left out where it is neutral.
         for name in ("activation_bits", "cluster_init", "scheme", "granularity", "criterion"):
-            if getattr(self, name) != getattr(neutral, name):
+            if getattr(self, name) != getattr(_NEUTRAL, name):
                 result[name] = getattr(self, name)
         return result
 
@@ -325,3 +323,6 @@ class Policy:
     def digest(self) -> str:
         """16 hex digits of the canonical JSON's sha256: the policy's name in records."""
         return hashlib.sha256(self.canonical_json.encode()).hexdigest()[:16]
+
+
+_NEUTRAL = Policy()

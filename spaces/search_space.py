@@ -1,9 +1,10 @@
 """The finite choices of every knob, for one network and what backend and target can do."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from spaces.policy import (
     Distillation,
     LayerPolicy,
     Policy,
+    Stage,
     format_order,
     parse_order,
 )
@@ -90,7 +92,10 @@ class Knob:
 
     def index(self, value: object) -> int:
         """Position of a value; 0 for a value that is not offered (an absent stage's knob)."""
-        return self.choices.index(value) if value in self.choices else 0
+        try:
+            return self.choices.index(value)
+        except ValueError:
+            return 0
 
 
 class SearchSpace:
@@ -227,15 +232,20 @@ class SearchSpace:
                 return tuple(vector)
         raise InvalidRequest(f"policy {policy.canonical_json} is not in this search space")
 
-    def _order_candidates(self, policy: Policy) -> list[int]:
+    def _order_candidates(self, policy: Policy) -> Iterator[int]:
         """Order choices that may normalise to the policy's order, the exact one first."""
-        wanted = list(policy.order)
-        candidates = []
-        for index, text in enumerate(self.knob("order").choices):
-            order = parse_order(text)
-            if [stage for stage in order if stage in wanted] == wanted:
-                candidates.append((len(order), index))
-        return [index for _, index in sorted(candidates)]
+        wanted = policy.order
+        if wanted in self._orders:
+            yield self._orders[wanted]
+        for order, index in self._orders.items():
+            if order != wanted and tuple(stage for stage in order if stage in wanted) == wanted:
+                yield index
+
+    @cached_property
+    def _orders(self) -> Mapping[tuple[Stage, ...], int]:
+        """Stages -> their choice of the knob "order", the shortest first."""
+        orders = map(parse_order, self.knob("order").choices)
+        return dict(sorted(zip(orders, count()), key=lambda pair: len(pair[0])))
 
     def contains(self, policy: Policy) -> bool:
         """Whether some vector decodes to the policy."""

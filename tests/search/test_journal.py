@@ -1,11 +1,18 @@
-"""Ctrl-C at the worst instant: while the journal's lock is let go."""
+"""Lines: whole, as Optuna writes them, flushed together; Ctrl-C while the lock is let go."""
 
+import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from optuna import create_study, load_study
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
-from search._journal import GuardedJournal
+from search._journal import GuardedJournal, LeanJournal
 
 
 @pytest.mark.parametrize("done_before", [True, False])
@@ -51,3 +58,79 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     journal.begin_together()
     journal.end_together()
     assert len(flushes) == 2
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_trial_is_written_as_optuna_writes_it(failed: bool, tmp_path: Path) -> None:
+    """Another process's Optuna must read it, so it is the same line but for who wrote it."""
+    began = datetime(2026, 3, 29, 1, 59, 59, 123456, UTC).replace(tzinfo=None)  # as Optuna has it
+    distributions: dict[str, BaseDistribution] = {
+        "order": CategoricalDistribution(("none", "prune>cluster", None)),
+        "fc1:bits": IntDistribution(0, 8),
+    }
+    trial = FrozenTrial(
+        number=0,
+        trial_id=-1,
+        state=TrialState.FAIL if failed else TrialState.COMPLETE,
+        value=None,
+        values=None if failed else [0.98, 4808, 1.5],
+        datetime_start=began,
+        datetime_complete=began + timedelta(seconds=3),
+        params={"order": "prune>cluster", "fc1:bits": 3},
+        distributions=distributions,
+        user_attrs={"trial": {"a": [1, 2.5, None]}, "name": 'a "quote" é'},
+        system_attrs={"constraints": [0.0, -1.0]},
+        intermediate_values={},
+    )
+    lines = []
+    for name in ("theirs", "ours"):
+        path = tmp_path / name
+        path.touch()
+        journal = GuardedJournal(path)
+        storage = JournalStorage(journal)
+        study = create_study(storage=storage, study_name="s", directions=["minimize"] * 3)
+        if name == "theirs":
+            study.add_trial(trial)
+            study.add_trial(trial)
+        else:
+            journal.append_trial(study._study_id, trial)
+            journal.append_trial(study._study_id, trial)
+        logs = [json.loads(line) for line in path.read_text().splitlines()[-2:]]
+        assert all(log.pop("worker_id") for log in logs)
+        lines.append(logs)
+        read = load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="s")
+        assert [t.params for t in read.trials] == [trial.params] * 2
+        assert [t.values for t in read.trials] == [trial.values] * 2
+    assert lines[0] == lines[1]
+
+
+def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
+    """A policy outside of the space has none."""
+    path = tmp_path / "record.journal"
+    path.touch()
+    journal = GuardedJournal(path)
+    known: dict[str, BaseDistribution] = {"x": IntDistribution(0, 3)}
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for params, distributions in (({"x": 1}, known), ({}, {}), ({"x": 2}, known)):
+        trial = FrozenTrial(
+            0, TrialState.FAIL, None, now, now, dict(params), dict(distributions), {}, {}, {}, -1
+        )
+        journal.append_trial(0, trial)
+    logs = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(log["params"], [*log["distributions"]]) for log in logs] == [
+        ({"x": 1.0}, ["x"]),
+        ({}, []),
+        ({"x": 2.0}, ["x"]),
+    ]
+
+
+def test_a_reader_sees_each_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "record.journal"
+    path.touch()
+    writer, reader = GuardedJournal(path), LeanJournal(str(path))
+    seen: list[int] = []
+    for number in range(3):
+        assert not [*reader.read_logs(len(seen))]
+        writer.append_logs([{"op": number}, {"op": -number}])
+        seen += [log["op"] for log in reader.read_logs(len(seen))]
+    assert seen == [0, 0, 1, -1, 2, -2]
