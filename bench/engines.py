@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.noop import noop
+from bench.noop import noop, use_template
 from bench.overhead import DROP, Silent, make
 from bench.results import FOLDER, write_results
 from evaluators import tasks
@@ -58,8 +58,8 @@ SWEEP_SECONDS = (3.0, 60.0, 3600.0)
 class NoOp(Engine):
     """An engine whose evaluations do nothing; all else is the engine's own."""
 
-    def __init__(self, inner: Engine, template: Measurement) -> None:
-        self._inner, self._template = inner, template
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
 
     @property
     def workers(self) -> int:  # type: ignore[override]
@@ -71,7 +71,7 @@ class NoOp(Engine):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         assert fn is tasks.evaluate
         assert not kwargs
-        return self._inner.submit(noop, self._template, args[1])
+        return self._inner.submit(noop, args[1])
 
     def kill(self) -> None:
         self._inner.kill()
@@ -84,10 +84,10 @@ class NoOpEvaluation:
         from search.tune import Evaluation
 
         self._ours = Evaluation(context, metric_name)
-        self._template = simulate(layers=5, seed=0, restrictions=DROP).measure(Policy())
+        use_template(simulate(layers=5, seed=0, restrictions=DROP).measure(Policy()))
 
     def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        return self._ours.report(noop(self._template, Policy.from_dict(config["policy"])))
+        return self._ours.report(noop(Policy.from_dict(config["policy"])))
 
 
 class Listed:
@@ -162,9 +162,9 @@ def engine_named(name: str) -> Iterator[Engine]:
         engine = RayEngine(workers)
     try:
         # Worker processes are there before the clock starts.
-        template = simulator().measure(Policy())
+        engine.configure(use_template, simulator().measure(Policy()))
         for _ in range(3):
-            wait([engine.submit(noop, template, Policy()) for _ in range(4 * engine.workers)])
+            wait([engine.submit(noop, Policy()) for _ in range(4 * engine.workers)])
         yield engine
     finally:
         engine.kill()
@@ -173,7 +173,7 @@ def engine_named(name: str) -> Iterator[Engine]:
 def run_noop(name: str, trials: int) -> dict[str, Any]:
     """One engine in this process, which nothing else has been done in."""
     sim, ticks = simulator(), Ticks()
-    proposer, template = Listed(sim, trials), sim.measure(Policy())
+    proposer = Listed(sim, trials)
     with study(sim, trials) as (record, kept), engine_named(name) as engine:
         pids = getattr(engine, "pids", [])
         worker_mb = private_megabytes(pids)
@@ -184,7 +184,7 @@ def run_noop(name: str, trials: int) -> dict[str, Any]:
             search = TuneSearch(evaluation=NoOpEvaluation)
             search(record, engine, proposer, kept, ticks)
         else:
-            run_search(record, NoOp(engine, template), proposer, kept, ticks)
+            run_search(record, NoOp(engine), proposer, kept, ticks)
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         assert len(record.trials()) == trials
     return {
@@ -282,7 +282,8 @@ def overhead_part() -> None:
             ticks.trial_finished()
             cpu_s.append(time.process_time())
 
-    engine = NoOp(InProcessEngine(), sim.measure(Policy()))
+    engine = NoOp(InProcessEngine())
+    use_template(sim.measure(Policy()))
     proposer = Listed(sim, most)
     with study(sim, most) as (record, kept):
         run_search(record, engine, proposer, kept, Both())
