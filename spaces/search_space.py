@@ -72,6 +72,8 @@ _ORDERED = {
     "distillation.weight",
 }
 _LAYER_KNOBS = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
+#: What says nothing where nothing is distilled.
+_DISTILLATION_KNOBS = ("distillation.temperature", "distillation.weight")
 #: Of a kind that backend and target do not both know: such a layer is left alone.
 _NOTHING = LayerCapabilities(frozenset({32}), frozenset({None}), frozenset(), frozenset({32}))
 
@@ -212,6 +214,7 @@ class SearchSpace:
             InvalidRequest: the policy is not in this space.
         """
         values: dict[str, Any] = {
+            "order": format_order(policy.order),
             "distillation.kind": policy.distillation.kind,
             "distillation.temperature": policy.distillation.temperature,
             "distillation.weight": policy.distillation.weight,
@@ -225,12 +228,35 @@ class SearchSpace:
             layer = policy.layer(name)
             values |= {f"{name}:{knob}": getattr(layer, knob) for knob in _LAYER_KNOBS}
         vector = [knob.index(values.get(knob.name)) for knob in self.knobs]
+        if self._is_verbatim(vector, values, policy):
+            return tuple(vector)
         at = self._position["order"]
         for index in self._order_candidates(policy):
             vector[at] = index
             if self.decode(vector) == policy:
                 return tuple(vector)
         raise InvalidRequest(f"policy {policy.canonical_json} is not in this search space")
+
+    def _is_verbatim(
+        self, vector: Sequence[int], values: Mapping[str, Any], policy: Policy
+    ) -> bool:
+        """Whether a vector names each of the policy's own values, so that it surely decodes to it.
+
+        Saves most policies the decoding: they are normalised, so there is nothing to normalise.
+        """
+        is_coupled = bool(self._groups) and any(x.pattern == "channel" for _, x in policy.layers)
+        is_ours = policy.layer_map.keys() <= set(self.layer_names)
+        is_whole = values.keys() <= self._position.keys()  # older records lack knobs
+        says_nothing = _DISTILLATION_KNOBS if policy.distillation.is_neutral else ()
+        return (
+            is_ours
+            and is_whole
+            and not is_coupled
+            and all(
+                knob.choices[index] == values.get(knob.name) or knob.name in says_nothing
+                for knob, index in zip(self.knobs, vector, strict=True)
+            )
+        )
 
     def _order_candidates(self, policy: Policy) -> Iterator[int]:
         """Order choices that may normalise to the policy's order, the exact one first."""

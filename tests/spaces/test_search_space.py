@@ -432,6 +432,34 @@ def test_a_knob_that_an_older_space_lacks_is_neutral() -> None:
     assert older.decode(vector) == policy
     assert policy.criterion == "magnitude"
     assert "criterion" not in policy.to_dict()
+    everything = build_space(net, some.EVERYTHING)
+    told = policy_of(everything, order="prune", criterion="regrow", a__sparsity=0.5)
+    assert everything.contains(told)
+    assert not older.contains(told)
+
+
+def test_a_policy_of_another_space_comes_back_or_is_refused() -> None:
+    """Whatever lets `encode` go without decoding, it must not name another policy."""
+    spaces = [
+        space_of(rules)
+        for rules in (
+            {},
+            {"order": ["prune>cluster", "cluster>prune>quantize", "distill>quantize"]},
+            {"distillation.kind": ["logits"], "distillation.weight": [0.5, 1.0]},
+            {"layers": {"a": {"clusters": [16, 4]}, "*": {"bits": {"max": 16}}}},
+        )
+    ]
+    spaces += [space_of({}, groups=(("a", "b.0"),))]
+    rng, refused = np.random.default_rng(0), 0
+    for policy in [space.sample(rng) for space in spaces for _ in range(60)]:
+        for space in spaces:
+            try:
+                vector = space.encode(policy)
+            except InvalidRequest:
+                refused += 1
+            else:
+                assert space.decode(vector) == policy
+    assert 100 < refused < 1200
 
 
 def test_the_criterion_is_offered_as_far_as_the_backend_goes() -> None:
