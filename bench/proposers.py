@@ -64,6 +64,7 @@ METHODS = (
     "greybox without filter",
     "greybox without linear",
     "greybox without smooth",
+    "greybox without floor",
     "greybox without exploring",
 )
 OPTUNA = ("tpe", "nsga2", "random", "gp")
@@ -168,6 +169,7 @@ def proposer(method: str, problem: Problem, seed: int) -> Proposer:
     parts = {
         "greybox without linear": GreyboxParts(linear=False),
         "greybox without smooth": GreyboxParts(smooth=False),
+        "greybox without floor": GreyboxParts(floor=False),
         "greybox without exploring": GreyboxParts(explores=False),
         "greybox without warm start": GreyboxParts(),
         "greybox without filter": GreyboxParts(),

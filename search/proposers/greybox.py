@@ -17,7 +17,7 @@ from search.proposers.filter import BudgetFilter
 from search.proposers.forecast import Forecast, Forecasts
 from search.proposers.improvement import at_nodes, expected_improvement
 from search.proposers.known import KnownPolicies, MeasuredTrials
-from search.proposers.surrogate import Features, LossScale, Surrogate
+from search.proposers.surrogate import Features, Floor, LossScale, Surrogate
 from spaces import InvalidRequest, Judge, Policy, SearchSpace, Target, Trial
 from spaces.front import default_max_drop, nondominated
 
@@ -44,11 +44,13 @@ class GreyboxParts:
     Attributes:
         linear: the additive model of harm.
         smooth: the Gaussian process' smooth remainder.
-        explores: whether some proposals go to the uncertain.
+        floor: whether what as much harm has come to bounds what is hoped for.
+        explores: whether some proposals go to the uncertain, whatever the floor.
     """
 
     linear: bool = True
     smooth: bool = True
+    floor: bool = True
     explores: bool = True
 
 
@@ -151,7 +153,7 @@ class GreyboxProposer:
         turn: int,
     ) -> "_Beliefs":
         reference = self._reference(points)
-        surrogate = self._surrogate(measured, points, reference)
+        surrogate, floor = self._learned(measured, points, reference)
         front = points
         if running:
             # What runs is believed to come out as predicted, so that nobody repeats it.
@@ -161,7 +163,7 @@ class GreyboxProposer:
             latencies = [modelled_latency(x, profile, self._target).median_ms for x in running]
             costs = self._costs(np.array(sizes), np.array(latencies))
             front = np.vstack([front, np.column_stack([self._scale.loss(mean), costs])])
-        return _Beliefs(surrogate, reference, front[nondominated(front)], turn)
+        return _Beliefs(surrogate, floor, reference, front[nondominated(front)], turn)
 
     def _best(
         self,
@@ -177,7 +179,11 @@ class GreyboxProposer:
         ratios, _ = self._filter.size.factors_of(forecasts.size.kinds)
         costs = self._costs(forecasts.size.closed_form_bytes * ratios, forecasts.latency_ms)
         hopeful = self._scale.loss((mean - EXPLORE_DEVIATIONS * deviation)[:, None])
-        expected = self._scale.loss(at_nodes(mean, deviation))
+        nodes = at_nodes(mean, deviation)
+        if self._parts.floor:
+            harms = self._features.total_harm(forecasts.features)
+            nodes = np.maximum(nodes, beliefs.floor.of(harms)[:, None])
+        expected = self._scale.loss(nodes)
         free = np.ones(len(vectors), dtype=bool)
         proposals: list[Proposal] = []
         while len(proposals) < wanted and free.any():
@@ -225,9 +231,9 @@ class GreyboxProposer:
             return self._judge.reference
         return self._judge.unlimited_reference
 
-    def _surrogate(
+    def _learned(
         self, measured: Sequence[Trial], points: np.ndarray, reference: np.ndarray
-    ) -> Surrogate:
+    ) -> tuple[Surrogate, Floor]:
         chosen = np.arange(len(measured))
         if len(measured) > MOST_TRIALS:
             # How far each is from the best loss at its size or less: 0 on the front.
@@ -239,7 +245,8 @@ class GreyboxProposer:
         features = self._features.of([measured[int(i)].policy for i in chosen])
         targets = self._scale.target(points[chosen, 0])
         parts = self._parts
-        return Surrogate(features, targets, linear=parts.linear, smooth=parts.smooth)
+        surrogate = Surrogate(features, targets, linear=parts.linear, smooth=parts.smooth)
+        return surrogate, Floor(self._features.total_harm(features), targets)
 
     def _parents(self, measured: Sequence[Trial], points: np.ndarray) -> np.ndarray:
         """(p, knobs): members of the front with the looser metric, spread over its sizes."""
@@ -268,12 +275,13 @@ class _Beliefs:
     """What one call of `propose` goes by.
 
     Attributes:
-        surrogate, reference: of the history.
+        surrogate, floor, reference: of the history.
         front: (m, 3) non-dominated points so far; what was proposed is believed as predicted.
         turn: number of the next proposal, which decides whether it explores.
     """
 
     surrogate: Surrogate
+    floor: Floor
     reference: np.ndarray
     front: np.ndarray
     turn: int

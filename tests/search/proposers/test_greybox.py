@@ -8,7 +8,8 @@ import pytest
 from evaluators.cost.targets import load_target
 from search.proposers.filter import BudgetFilter
 from search.proposers.greybox import EXPLORE_EVERY, GreyboxParts, GreyboxProposer
-from spaces import Budget, Trial
+from search.proposers.surrogate import Features
+from spaces import Budget, Measurement, Policy, Trial
 from tests.simulator import Simulator, simulate
 
 TARGET = replace(load_target("m1"), artifact_format="packed")
@@ -97,3 +98,37 @@ def test_a_long_history_is_cut_to_the_trials_near_the_front() -> None:
     sim = simulate(3)
     history = sim.random_trials(600)
     assert len(proposer(sim).propose(history, [], 2)) == 2
+
+
+def test_where_little_works_the_strongest_policies_promise_nothing() -> None:
+    """As in ResNet-20 after a tenth of an epoch: the process alone would bet on what guesses."""
+    sim = simulate(12, budget=Budget(max_drop=0.02))
+    features = Features(sim.judge)
+    most_harm = 2.0
+
+    def harm(trial: Trial) -> float:
+        return float(features.total_harm(features.of([trial.policy]))[0])
+
+    def fragile(number: int, policy: Policy) -> Trial:
+        trial = sim.trial(number, policy)
+        assert isinstance(trial.outcome, Measurement)
+        harmed = harm(trial)
+        metric = sim.profile.baseline_metric - 0.01 * harmed if harmed < most_harm else 0.1
+        return replace(trial, outcome=replace(trial.outcome, metric=metric))
+
+    rng = np.random.default_rng(0)
+    mild = [rng.integers(0, np.minimum(sim.space.sizes, 2)) for _ in range(40)]
+    strong = [rng.integers(0, sim.space.sizes) for _ in range(12)]
+    policies = [sim.space.decode([int(i) for i in vector]) for vector in (*mild, *strong)]
+    history = [fragile(number, policy) for number, policy in enumerate(policies)]
+    guess = {
+        floor: [
+            harm(fragile(0, proposal.policy)) >= most_harm
+            for proposal in proposer(sim, GreyboxParts(floor=floor, explores=False)).propose(
+                history, [], 10
+            )
+        ]
+        for floor in (True, False)
+    }
+    assert sum(guess[True]) <= 3
+    assert sum(guess[False]) >= 8

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.proposers.surrogate import Features, LossScale, Surrogate
+from search.proposers.surrogate import Features, Floor, LossScale, Surrogate
 from spaces import LayerPolicy, Policy, Stage
 from spaces.policy import CRITERIA
 from tests.simulator import simulate
@@ -65,3 +65,21 @@ def test_features_tell_criteria_apart() -> None:
     rows = Features(sim.judge).of(policies)
     changing = rows[:, rows.std(axis=0) > 0]
     assert changing.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+
+
+def test_nobody_hopes_for_more_than_as_much_harm_has_come_to() -> None:
+    floor = Floor(np.array([8.0, 1.0, 5.0, 0.1]), np.array([4.4, 2.0, 4.3, 0.7]))
+    hoped = floor.of(np.array([0.0, 0.05, 0.1, 0.19, 0.3, 1.0, 1.9, 3.0, 6.0, 9.0, 1000.0]))
+    # Of 0 and 0.05, and of 0.3 and 3: none was harmed half as much to as much.
+    unknown = -np.inf
+    luck = 0.7 - hoped[2]
+    best = np.array([unknown, unknown, 0.7, 0.7, unknown, 2.0, 2.0, unknown, 4.3, 4.3, 4.3])
+    np.testing.assert_allclose(hoped, best - luck)
+    assert luck > 0
+
+
+def test_the_total_harm_is_the_sum_of_the_layers() -> None:
+    sim = simulate(4)
+    features = Features(sim.judge)
+    rows = features.of([trial.policy for trial in sim.random_trials(20)])
+    np.testing.assert_allclose(features.total_harm(rows), rows[:, : len(sim.profile.layers)].sum(1))
