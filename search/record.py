@@ -198,7 +198,7 @@ class RecordReader:
             return self._storage.get_study_user_attrs(self._studies[self.location.study])
 
     def _trials(self, name: str) -> list[Trial]:
-        with self._guard, _reading(self.location):
+        with self._guard, _reading(self.location), _present(self.location):
             parsed = self._parsed.setdefault(name, [])
             with _without_collector():
                 for trial in self._unread(self._studies[name], len(parsed)):
@@ -252,7 +252,7 @@ class Record(RecordReader):
             name: optuna.load_study(
                 study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
             )
-            for name in self._studies
+            for name in (self._studies if access.journal is None else ())
         }
         self._keys = {t.identity.key for t in [*self.trials(), *self.finalists()]}
 
@@ -329,7 +329,8 @@ class Record(RecordReader):
             The trial with its number in that study (whatever number it came with).
 
         Raises:
-            StudyBroken: the disk or the database failed; everything before is kept.
+            StudyBroken: the disk or the database failed; everything before is kept. Or somebody
+                has deleted the study.
             ValueError: the identity is recorded already, or the fidelity is not the study's.
         """
         key = trial.identity.key
@@ -337,7 +338,7 @@ class Record(RecordReader):
             raise ValueError(f"{key} is recorded already; no identity is evaluated twice")
         name = self._study_of(trial)
         numbered = replace(trial, number=len(self._trials(name)))
-        with _writing(self.location, f"write trial {numbered.number}"):
+        with _writing(self.location, f"write trial {numbered.number}"), _present(self.location):
             frozen = self._freeze(numbered)
             if self._access.journal is None:
                 self._optuna[name].add_trial(frozen)
@@ -345,6 +346,8 @@ class Record(RecordReader):
                 self._access.journal.append_trial(self._studies[name], frozen)
         self._written[name, numbered.number] = numbered
         self._keys.add(key)
+        if len(self._trials(name)) <= numbered.number:
+            raise _deleted(self.location)
         return numbered
 
     @contextlib.contextmanager
@@ -494,7 +497,7 @@ class Record(RecordReader):
         self._set_attribute(_DRIVER, content)
 
     def _set_attribute(self, key: str, value: object) -> None:
-        with _writing(self.location, f"write {key}"):
+        with _writing(self.location, f"write {key}"), _present(self.location):
             self._storage.set_study_user_attr(self._studies[self.location.study], key, value)
 
 
@@ -724,6 +727,19 @@ def _writing(location: StudyLocation, doing: str) -> Iterator[None]:
             f"study {location}: cannot {doing}: {_cause(error)}; what was recorded before is "
             "intact, so repair the cause and resume"
         ) from error
+
+
+@contextlib.contextmanager
+def _present(location: StudyLocation) -> Iterator[None]:
+    """Optuna's answer for a study that it does not know any more -> StudyBroken."""
+    try:
+        yield
+    except KeyError as error:
+        raise _deleted(location) from error
+
+
+def _deleted(location: StudyLocation) -> StudyBroken:
+    return StudyBroken(f"study {location}: somebody has deleted it from the storage")
 
 
 def _raise_lost(location: StudyLocation, doing: str, error: Exception) -> None:

@@ -4,7 +4,6 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -261,17 +260,15 @@ class SearchSpace:
     def _order_candidates(self, policy: Policy) -> Iterator[int]:
         """Order choices that may normalise to the policy's order, the exact one first."""
         wanted = policy.order
-        if wanted in self._orders:
-            yield self._orders[wanted]
-        for order, index in self._orders.items():
-            if order != wanted and tuple(stage for stage in order if stage in wanted) == wanted:
+        for index, order in self._orders:  # the exact one is the shortest that can
+            if tuple(stage for stage in order if stage in wanted) == wanted:
                 yield index
 
     @cached_property
-    def _orders(self) -> Mapping[tuple[Stage, ...], int]:
-        """Stages -> their choice of the knob "order", the shortest first."""
-        orders = map(parse_order, self.knob("order").choices)
-        return dict(sorted(zip(orders, count()), key=lambda pair: len(pair[0])))
+    def _orders(self) -> tuple[tuple[int, tuple[Stage, ...]], ...]:
+        """(choice of the knob "order", its stages), the shortest first."""
+        parsed = enumerate(map(parse_order, self.knob("order").choices))
+        return tuple(sorted(parsed, key=lambda pair: len(pair[1])))
 
     def contains(self, policy: Policy) -> bool:
         """Whether some vector decodes to the policy."""

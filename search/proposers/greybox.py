@@ -157,7 +157,8 @@ class GreyboxProposer:
         front = points
         if running:
             # What runs is believed to come out as predicted, so that nobody repeats it.
-            mean, _ = surrogate.predict(self._features.of(running))
+            features = self._features.of(running)
+            mean = np.maximum(surrogate.predict(features)[0], self._floor_of(floor, features))
             sizes = [self._filter.size.predict(policy).mid_bytes for policy in running]
             profile = self._judge.profile
             latencies = [modelled_latency(x, profile, self._target).median_ms for x in running]
@@ -179,11 +180,9 @@ class GreyboxProposer:
         ratios, _ = self._filter.size.factors_of(forecasts.size.kinds)
         costs = self._costs(forecasts.size.closed_form_bytes * ratios, forecasts.latency_ms)
         hopeful = self._scale.loss((mean - EXPLORE_DEVIATIONS * deviation)[:, None])
-        nodes = at_nodes(mean, deviation)
-        if self._parts.floor:
-            harms = self._features.total_harm(forecasts.features)
-            nodes = np.maximum(nodes, beliefs.floor.of(harms)[:, None])
-        expected = self._scale.loss(nodes)
+        floor = self._floor_of(beliefs.floor, forecasts.features)
+        expected = self._scale.loss(np.maximum(at_nodes(mean, deviation), floor[:, None]))
+        believed = np.maximum(mean, floor)
         free = np.ones(len(vectors), dtype=bool)
         proposals: list[Proposal] = []
         while len(proposals) < wanted and free.any():
@@ -191,7 +190,7 @@ class GreyboxProposer:
             losses = np.repeat(hopeful, expected.shape[1], axis=1) if explores else expected
             gains = expected_improvement(beliefs.front, losses, costs, beliefs.reference)
             # Nobody expects to gain: then whoever comes nearest in what is believed.
-            for best in np.lexsort((mean, -gains)):
+            for best in np.lexsort((believed, -gains)):
                 if not free[best]:
                     continue
                 free[best] = False
@@ -199,9 +198,15 @@ class GreyboxProposer:
                 if policy is not None:
                     origin = "greybox (explores)" if explores else "greybox"
                     proposals.append(Proposal(policy, origin))
-                    beliefs.expect(self._scale.loss(mean[best : best + 1]), costs[best])
+                    beliefs.expect(self._scale.loss(believed[best : best + 1]), costs[best])
                     break
         return proposals
+
+    def _floor_of(self, floor: Floor, features: np.ndarray) -> np.ndarray:
+        """(n, d) -> (n,) targets below which nothing is hoped for; -inf without this part."""
+        if not self._parts.floor:
+            return np.full(len(features), -np.inf)
+        return floor.of(self._features.total_harm(features))
 
     def _costs(self, size_bytes: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
         """(n,) predicted bytes and (n,) modelled milliseconds -> (n, 2) their logarithms."""
@@ -242,10 +247,13 @@ class GreyboxProposer:
             best = np.empty(len(points))
             best[by_size] = np.minimum.accumulate(points[by_size, 0])
             chosen = np.sort(np.lexsort((points[:, 0] - best, excess))[:MOST_TRIALS])
-        features = self._features.of([measured[int(i)].policy for i in chosen])
-        targets = self._scale.target(points[chosen, 0])
+        features = self._features.of([trial.policy for trial in measured])
+        targets = self._scale.target(points[:, 0])
         parts = self._parts
-        surrogate = Surrogate(features, targets, linear=parts.linear, smooth=parts.smooth)
+        surrogate = Surrogate(
+            features[chosen], targets[chosen], linear=parts.linear, smooth=parts.smooth
+        )
+        # Of all trials: the first to be left out above are those that tell what does not work.
         return surrogate, Floor(self._features.total_harm(features), targets)
 
     def _parents(self, measured: Sequence[Trial], points: np.ndarray) -> np.ndarray:

@@ -24,10 +24,12 @@ __all__ = ["Features", "Floor", "LossScale", "Surrogate"]
 _PAIRS = tuple(itertools.combinations(Stage, 2))
 #: (linear, smooth, length in features' deviations, noise): the evidence chooses among these.
 _GRID = tuple(itertools.product((0.5, 2.0), (0.05, 0.5), (2.0, 5.0), (0.01, 0.05, 0.2)))
-#: Trials harmed so many times as much, or more, tell what a policy can hope for...
+#: Trials harmed by so large a share, or more, tell what a policy can hope for...
 _AS_MUCH = 0.5
 #: ...and it may come out better than the best of them by so much of the target, see `Floor`.
 _LUCK = 2.0
+#: A target that no loss has: e^50 units.
+_WORST = 50.0
 #: The evidence is looked at for at most so many trials: it costs their cube, 24 times.
 EVIDENCE_TRIALS = 120
 
@@ -130,8 +132,8 @@ class LossScale:
         return values
 
     def loss(self, targets: np.ndarray) -> np.ndarray:
-        """The inverse."""
-        values: np.ndarray = self.start + self.unit * np.expm1(np.maximum(targets, 0.0))
+        """The inverse, of what is believed: the most is far worse than any network, yet a number."""
+        values: np.ndarray = self.start + self.unit * np.expm1(np.clip(targets, 0.0, _WORST))
         return values
 
 
@@ -140,8 +142,11 @@ class Floor:
 
     The process knows no sign: far from all trials it believes harm to help as easily as to hurt,
     and so the strongest policies, small files of networks that guess, would promise the most. In
-    ResNet-20, where next to none of the space works, 16 of 17 proposals were lost so. Of 440 trials
-    in ten recorded searches none came out better than the floor that the trials before it gave.
+    ResNet-20, where next to none of the space works, 16 of 17 proposals were lost so. Of 476 trials
+    in ten recorded searches one came out better (by 0.05) than the floor of the trials before it.
+
+    It bites where guessing is far off: two units of the target are 7.4 times in (loss - start), so
+    ten classes at 90 % guess well beyond any limit, and two classes at 95 % just at the default's.
     """
 
     def __init__(self, harms: np.ndarray, targets: np.ndarray) -> None:
@@ -152,15 +157,16 @@ class Floor:
         self._best = np.minimum.accumulate(targets[order][::-1])[::-1]
 
     def of(self, harms: np.ndarray) -> np.ndarray:
-        """(n,) harms -> (n,) targets; -inf where no trial was harmed half as much to as much.
+        """(n,) harms -> (n,) targets; -inf of what is harmed less than every trial.
 
-        What is harmed more than every trial hopes for what the most harmed ones came to.
+        From the trials that are harmed half as much or more, the next milder one among them in any
+        case; what is harmed more than all hopes for what the most harmed ones came to.
         """
         most = np.minimum(harms, self._harms[-1])
-        first = np.searchsorted(self._harms, _AS_MUCH * most, side="left")
-        is_known = np.searchsorted(self._harms, most, side="right") > first
-        best = self._best[np.minimum(first, len(self._best) - 1)]
-        floor: np.ndarray = np.where(is_known, best - _LUCK, -np.inf)
+        half = np.searchsorted(self._harms, _AS_MUCH * most, side="left")
+        milder = np.searchsorted(self._harms, most, side="right") - 1
+        best = self._best[np.maximum(np.minimum(half, milder), 0)]
+        floor: np.ndarray = np.where(milder >= 0, best - _LUCK, -np.inf)
         return floor
 
 

@@ -111,9 +111,10 @@ def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
     journal = GuardedJournal(path)
     known: dict[str, BaseDistribution] = {"x": IntDistribution(0, 3)}
     now = datetime.now(UTC).replace(tzinfo=None)
-    for params, distributions in (({"x": 1}, known), ({}, {}), ({"x": 2}, known)):
+    none: dict[str, BaseDistribution] = {}
+    for params, distributions in (({"x": 1}, known), ({}, none), ({"x": 2}, known)):
         trial = FrozenTrial(
-            0, TrialState.FAIL, None, now, now, dict(params), dict(distributions), {}, {}, {}, -1
+            0, TrialState.FAIL, None, now, now, dict(params), distributions, {}, {}, {}, -1
         )
         journal.append_trial(0, trial)
     logs = [json.loads(line) for line in path.read_text().splitlines()]
@@ -124,13 +125,37 @@ def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
     ]
 
 
-def test_a_reader_sees_each_line_once(tmp_path: Path) -> None:
+def test_each_line_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "record.journal"
     path.touch()
     writer, reader = GuardedJournal(path), LeanJournal(str(path))
-    seen: list[int] = []
-    for number in range(3):
-        assert not [*reader.read_logs(len(seen))]
-        writer.append_logs([{"op": number}, {"op": -number}])
-        seen += [log["op"] for log in reader.read_logs(len(seen))]
-    assert seen == [0, 0, 1, -1, 2, -2]
+    for journal in (writer, reader):
+        seen = len(path.read_text().splitlines())
+        assert len([*journal.read_logs(0)]) == seen
+        for number in range(3):
+            assert not [*journal.read_logs(seen)]
+            writer.append_logs([{"op": number}, {"op": -number}])
+            assert [log["op"] for log in journal.read_logs(seen)] == [number, -number]
+            seen += 2
+
+
+def test_a_driver_opens_no_journal_in_which_nothing_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.journal"
+    path.touch()
+    journal = GuardedJournal(path)
+    journal.append_logs([{"op": 1}])
+    assert len([*journal.read_logs(0)]) == 1
+    opened: list[object] = []
+    monkeypatch.setattr("builtins.open", lambda *how: opened.append(how))
+    assert not [*journal.read_logs(1)]
+    assert not opened
+    monkeypatch.undo()
+    # Somebody else's line, cut short: it is looked at, and counts once it is whole.
+    with path.open("a") as file:
+        file.write('{"op":')
+    assert not [*journal.read_logs(1)]
+    with path.open("a") as file:
+        file.write("2}\n")
+    assert [log["op"] for log in journal.read_logs(1)] == [2]

@@ -238,6 +238,19 @@ def test_no_identity_twice(location: StudyLocation, sim: Simulator) -> None:
         record.append(trial)
 
 
+def test_a_study_that_somebody_deletes_is_missed_at_once(
+    location: StudyLocation, sim: Simulator
+) -> None:
+    first, second = sim.random_trials(2)
+    record = create(location, sim)
+    record.append(first)
+    optuna.delete_study(study_name=location.study, storage=record._storage)
+    with pytest.raises(StudyBroken, match="somebody has deleted it"):
+        record.append(second)
+    with pytest.raises(StudyBroken, match="somebody has deleted it"):
+        record.close()
+
+
 def test_only_the_two_fidelities(journal: StudyLocation, sim: Simulator) -> None:
     with create(journal, sim) as record, pytest.raises(ValueError, match="fidelity must be"):
         record.append(sim.trial(0, Policy(), fidelity=17))

@@ -7,7 +7,7 @@ import pytest
 
 from evaluators.cost.targets import load_target
 from search.proposers.filter import BudgetFilter
-from search.proposers.greybox import EXPLORE_EVERY, GreyboxParts, GreyboxProposer
+from search.proposers.greybox import EXPLORE_EVERY, MOST_TRIALS, GreyboxParts, GreyboxProposer
 from search.proposers.surrogate import Features
 from spaces import Budget, Measurement, Policy, Trial
 from tests.simulator import Simulator, simulate
@@ -100,7 +100,8 @@ def test_a_long_history_is_cut_to_the_trials_near_the_front() -> None:
     assert len(proposer(sim).propose(history, [], 2)) == 2
 
 
-def test_where_little_works_the_strongest_policies_promise_nothing() -> None:
+@pytest.mark.parametrize("count", [40, MOST_TRIALS + 30])
+def test_where_little_works_the_strongest_policies_promise_nothing(count: int) -> None:
     """As in ResNet-20 after a tenth of an epoch: the process alone would bet on what guesses."""
     sim = simulate(12, budget=Budget(max_drop=0.02))
     features = Features(sim.judge)
@@ -117,7 +118,7 @@ def test_where_little_works_the_strongest_policies_promise_nothing() -> None:
         return replace(trial, outcome=replace(trial.outcome, metric=metric))
 
     rng = np.random.default_rng(0)
-    mild = [rng.integers(0, np.minimum(sim.space.sizes, 2)) for _ in range(40)]
+    mild = [rng.integers(0, np.minimum(sim.space.sizes, 2)) for _ in range(count)]
     strong = [rng.integers(0, sim.space.sizes) for _ in range(12)]
     policies = [sim.space.decode([int(i) for i in vector]) for vector in (*mild, *strong)]
     history = [fragile(number, policy) for number, policy in enumerate(policies)]

@@ -47,6 +47,7 @@ def test_the_scale_is_invertible_and_even_near_the_baseline() -> None:
     losses = np.array([0.016, 0.03, 0.1, 0.9])
     np.testing.assert_allclose(scale.loss(scale.target(losses)), losses)
     assert scale.target(np.array([0.0]))[0] == 0.0
+    assert np.isfinite(scale.loss(np.array([-1.0, 1e4]))).all(), "far from all trials"
 
 
 def test_features_are_finite_and_tell_policies_apart() -> None:
@@ -70,12 +71,19 @@ def test_features_tell_criteria_apart() -> None:
 def test_nobody_hopes_for_more_than_as_much_harm_has_come_to() -> None:
     floor = Floor(np.array([8.0, 1.0, 5.0, 0.1]), np.array([4.4, 2.0, 4.3, 0.7]))
     hoped = floor.of(np.array([0.0, 0.05, 0.1, 0.19, 0.3, 1.0, 1.9, 3.0, 6.0, 9.0, 1000.0]))
-    # Of 0 and 0.05, and of 0.3 and 3: none was harmed half as much to as much.
-    unknown = -np.inf
+    # Of 0 and 0.05 nobody knows; between trials (0.3, 3) the next milder one's counts too.
+    best = np.array([-np.inf, -np.inf, 0.7, 0.7, 0.7, 2.0, 2.0, 2.0, 4.3, 4.3, 4.3])
     luck = 0.7 - hoped[2]
-    best = np.array([unknown, unknown, 0.7, 0.7, unknown, 2.0, 2.0, unknown, 4.3, 4.3, 4.3])
-    np.testing.assert_allclose(hoped, best - luck)
     assert luck > 0
+    np.testing.assert_allclose(hoped, best - luck)
+
+
+def test_a_stronger_policy_that_came_out_better_lowers_the_floor_of_milder_ones() -> None:
+    """Harm is no more than a forecast: who was forecast worse and did well shows how far off."""
+    without = Floor(np.array([1.0, 2.0]), np.array([3.0, 3.5]))
+    beside = Floor(np.array([1.0, 2.0, 9.0]), np.array([3.0, 3.5, 1.0]))
+    at = np.array([1.5, 2.5])
+    np.testing.assert_allclose(without.of(at) - beside.of(at), [2.0, 2.0])
 
 
 def test_the_total_harm_is_the_sum_of_the_layers() -> None:
