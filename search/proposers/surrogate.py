@@ -132,7 +132,7 @@ class LossScale:
         return values
 
     def loss(self, targets: np.ndarray) -> np.ndarray:
-        """The inverse, of what is believed: the most is far worse than any network, yet a number."""
+        """The inverse, of what is believed: the most is far worse than any network, but finite."""
         values: np.ndarray = self.start + self.unit * np.expm1(np.clip(targets, 0.0, _WORST))
         return values
 
