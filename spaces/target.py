@@ -35,7 +35,7 @@ class Target:
         output_element_ns: cost of one element that a layer writes, nanoseconds: activation, pooling
             and change of layout behind it; None where it is not known.
         int8_shallow_ratio: speed of the int8 kernel of a convolution that reads the network's
-            input of fewer than 4 channels, over the same one's in `compute_dtype`; None
+            input of 1 channel, over the same one's in `compute_dtype`; None
             where it is as fast as any.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.

@@ -84,17 +84,25 @@ def test_int8_needs_eight_bit_activations_where_the_target_says_so():
     assert modelled_latency(policy(bits=8), PROFILE, relaxed).median_ms < untouched.median_ms
 
 
-def test_a_convolution_of_few_channels_is_slower_in_integers_where_the_target_says_so():
-    """The first layer of a network that reads images; the others gain as ever."""
+def test_a_convolution_of_one_channel_is_slower_in_integers_where_the_target_says_so():
+    """The first layer of a network that reads grey images; the others gain as ever."""
     slow = replace(PAPER, int8_shallow_ratio=Figure(0.25, "paper"))
     conv1, conv2 = PROFILE.layer_map["conv1"], PROFILE.layer_map["conv2"]
-    assert conv1.weight_shape[1] < 4 <= conv2.weight_shape[1]
+    assert conv1.weight_shape[1] == 1 < conv2.weight_shape[1]
     floats = modelled_latency(Policy(), PROFILE, slow).layers_ms
     integers = modelled_latency(policy(8, bits=8), PROFILE, slow).layers_ms
     assert integers["conv1"] == pytest.approx(0.01 + conv1.macs / 0.25e6)
     assert integers["conv1"] > floats["conv1"]
     assert integers["conv2"] < floats["conv2"]
     assert modelled_latency(policy(8, bits=8), PROFILE, PAPER).layers_ms["conv1"] < floats["conv1"]
+    coloured = replace(conv1, weight_shape=(6, 3, 5, 5))
+    profile = replace(PROFILE, layers=(coloured, *PROFILE.layers[1:]))
+    assert PROFILE.layers[0] is conv1
+    integers, floats = (
+        modelled_latency(chosen, profile, slow).layers_ms
+        for chosen in (policy(8, bits=8), Policy())
+    )
+    assert integers["conv1"] < floats["conv1"]
 
 
 def test_a_removed_channel_saves_in_its_layer_and_the_next():
