@@ -69,6 +69,8 @@ def relative_errors(probes: Sequence[ProbeTime], target: Target) -> np.ndarray:
 def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
     """Fit throughput of each type, bandwidth, and what an operation, an element and a call cost.
 
+    And what is left of an integer convolution's speed on one channel, where `start` knows of it.
+
     Least squares of the logarithms, so that a microsecond network counts like a millisecond one.
 
     Args:
@@ -87,8 +89,11 @@ def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
     kinds = tuple(kind for kind in start.throughput_gmacs if kind in timed)
     call_us = start.call_overhead_us.value if start.call_overhead_us else 1.0
     element_ns = start.output_element_ns.value if start.output_element_ns else 1.0
+    # Of a kind that was not timed nothing is learned.
+    shallow = start.int8_shallow_ratio if "int8" in timed else None
     first = np.log(
         [
+            *([shallow.value] if shallow else []),
             *(start.throughput_gmacs[kind].value for kind in kinds),
             start.bandwidth_gbps.value,
             start.overhead_us.value,
@@ -98,11 +103,14 @@ def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
     )
 
     def at(logs: np.ndarray) -> Target:
-        *throughput, bandwidth, overhead, call, element = (
+        *ratio_and_throughput, bandwidth, overhead, call, element = (
             Figure(float(x), source) for x in np.exp(logs)
         )
+        ratio = ratio_and_throughput.pop(0) if shallow else start.int8_shallow_ratio
+        throughput = ratio_and_throughput
         return replace(
             start,
+            int8_shallow_ratio=ratio,
             throughput_gmacs={
                 **start.throughput_gmacs,
                 **dict(zip(kinds, throughput, strict=True)),

@@ -24,12 +24,22 @@ def truth() -> Target:
         overhead_us=Figure(0.8, "made up"),
         call_overhead_us=Figure(4.0, "made up"),
         output_element_ns=Figure(1.5, "made up"),
+        int8_shallow_ratio=Figure(0.7, "made up"),
     )
 
 
 def network(number: int) -> ModelProfile:
     rng = random.Random(number)
     layers = []
+    if number % 3 == 0:  # reads grey images
+        outputs = int(10 ** rng.uniform(1, 2))
+        layers.append(
+            LayerProfile(
+                name="conv", kind="Conv2d", weight_shape=(outputs, 1, 5, 5), bias_size=outputs,
+                macs=25 * outputs * 576, input_elements=784, output_elements=outputs * 576,
+                weight_quantiles=(), can_prune_channels=False,
+            )
+        )  # fmt: skip
     for i in range(rng.randint(1, 5)):
         inputs, outputs = (int(10 ** rng.uniform(1, 3.2)) for _ in range(2))
         reuse = rng.choice((1, 1, 64, 400))  # as of a convolution's positions
@@ -69,7 +79,18 @@ def test_exact_times_give_the_figures_back() -> None:
     assert fit.target.call_overhead_us.value == pytest.approx(4.0, rel=0.1)
     assert fit.target.output_element_ns is not None
     assert fit.target.output_element_ns.value == pytest.approx(1.5, rel=0.1)
+    assert fit.target.int8_shallow_ratio is not None
+    assert fit.target.int8_shallow_ratio.value == pytest.approx(0.7, rel=0.1)
     assert fit.target.overhead_us.source == "fitted"
+
+
+def test_what_was_not_timed_is_not_fitted() -> None:
+    floats = [probe for probe in probes(60) if not probe.policy.order]
+    fit = fit_target(floats, X86, "fitted")
+    assert fit.target.int8_shallow_ratio == X86.int8_shallow_ratio
+    assert fit.target.throughput_gmacs["int8"] == X86.throughput_gmacs["int8"]
+    without = fit_target(probes(60), replace(X86, int8_shallow_ratio=None), "fitted")
+    assert without.target.int8_shallow_ratio is None
 
 
 def test_noise_shows_in_the_error_and_a_disturbed_probe_bends_nothing() -> None:
