@@ -103,11 +103,9 @@ def fit_target(probes: Sequence[ProbeTime], start: Target, source: str) -> Fit:
     )
 
     def at(logs: np.ndarray) -> Target:
-        *ratio_and_throughput, bandwidth, overhead, call, element = (
-            Figure(float(x), source) for x in np.exp(logs)
-        )
-        ratio = ratio_and_throughput.pop(0) if shallow else start.int8_shallow_ratio
-        throughput = ratio_and_throughput
+        figures = [Figure(float(x), source) for x in np.exp(logs)]
+        ratio = figures.pop(0) if shallow else start.int8_shallow_ratio
+        *throughput, bandwidth, overhead, call, element = figures
         return replace(
             start,
             int8_shallow_ratio=ratio,

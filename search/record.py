@@ -198,7 +198,17 @@ class RecordReader:
             return self._storage.get_study_user_attrs(self._studies[self.location.study])
 
     def _trials(self, name: str) -> list[Trial]:
-        with self._guard, _reading(self.location), _present(self.location):
+        with self._guard:
+            return list(self._caught_up(name))
+
+    def _count(self, name: str) -> int:
+        """How many trials there are by now."""
+        with self._guard:
+            return len(self._caught_up(name))
+
+    def _caught_up(self, name: str) -> list[Trial]:
+        """All that are written by now; not to be kept nor changed. The caller has the guard."""
+        with _reading(self.location), _present(self.location):
             parsed = self._parsed.setdefault(name, [])
             with _without_collector():
                 for trial in self._unread(self._studies[name], len(parsed)):
@@ -206,7 +216,7 @@ class RecordReader:
                     parsed.append(own or self._parse(name, trial))
                     # The storage keeps its trials for ever, and this was most of each.
                     del trial.user_attrs[_TRIAL]
-            return list(parsed)
+            return parsed
 
     def _unread(self, study_id: int, known: int) -> list[FrozenTrial]:
         """The trials from number `known` on, as the storage has them."""
@@ -337,7 +347,7 @@ class Record(RecordReader):
         if key in self._keys:
             raise ValueError(f"{key} is recorded already; no identity is evaluated twice")
         name = self._study_of(trial)
-        numbered = replace(trial, number=len(self._trials(name)))
+        numbered = replace(trial, number=self._count(name))
         with _writing(self.location, f"write trial {numbered.number}"), _present(self.location):
             frozen = self._freeze(numbered)
             if self._access.journal is None:
@@ -346,7 +356,8 @@ class Record(RecordReader):
                 self._access.journal.append_trial(self._studies[name], frozen)
         self._written[name, numbered.number] = numbered
         self._keys.add(key)
-        if len(self._trials(name)) <= numbered.number:
+        # A database has said so itself; asking it takes a query of all trials.
+        if self._access.journal is not None and self._count(name) <= numbered.number:
             raise _deleted(self.location)
         return numbered
 
