@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -64,6 +64,19 @@ class _Lock(JournalFileSymlinkLock):
             raise
 
 
+class _OwnLine(NamedTuple):
+    """A trial's line as it was written last, which its own writer need not read again.
+
+    Attributes:
+        begin, end: bytes of the file.
+        log: the operation, as `LeanJournal` would give it.
+    """
+
+    begin: int
+    end: int
+    log: dict[str, Any]
+
+
 class GuardedJournal(LeanJournal):
     """A journal file whose appends happen whole or not at all."""
 
@@ -74,16 +87,24 @@ class GuardedJournal(LeanJournal):
         self._is_together = self._is_unflushed = False
         self._distributions: Mapping[str, BaseDistribution] = {}
         self._distributions_json = "{}"
+        self._own: _OwnLine | None = None
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """See `LeanJournal.read_logs`; opens nothing where nothing is new.
+        """See `LeanJournal.read_logs`; opens nothing where nothing but an own trial is new.
 
         Optuna asks before it answers anything, several times a trial. Only a driver may go by the
         size alone: on a network file system another's is known late, unless the file is opened.
         """
-        if self._log_number_offset.get(log_number_from) == self._path.stat().st_size:
+        size_bytes = self._path.stat().st_size
+        begin = self._log_number_offset.get(log_number_from)
+        if begin == size_bytes:
             return
-        yield from super().read_logs(log_number_from)
+        own = self._own
+        if own is not None and (begin, size_bytes) == (own.begin, own.end):
+            self._log_number_offset[log_number_from + 1] = own.end
+            yield own.log
+        else:
+            yield from super().read_logs(log_number_from)
 
     def begin_together(self) -> None:
         """Until `end_together` appended lines reach the file, but not surely the disk.
@@ -128,47 +149,53 @@ class GuardedJournal(LeanJournal):
             each = {name: distribution_to_json(x) for name, x in trial.distributions.items()}
             # Both or none: parameters beside another trial's distributions could not be read.
             self._distributions, self._distributions_json = trial.distributions, _line(each)
-        line = _line(
-            {
-                "op_code": JournalOperation.CREATE_TRIAL,
-                "worker_id": f"driver-{os.getpid()}",
-                "study_id": study_id,
-                "state": trial.state,
-                "value": None,
-                "values": trial.values,
-                "datetime_start": _utc(trial.datetime_start),
-                "datetime_complete": _utc(trial.datetime_complete),
-                "params": {
-                    name: trial.distributions[name].to_internal_repr(value)
-                    for name, value in trial.params.items()
-                },
-                "user_attrs": trial.user_attrs,
-                "system_attrs": trial.system_attrs,
-                "intermediate_values": {},
-            }
-        )
-        self._append(f'{line[:-1]},"distributions":{self._distributions_json}}}\n')
+        log = {
+            "op_code": JournalOperation.CREATE_TRIAL,
+            "worker_id": f"driver-{os.getpid()}",
+            "study_id": study_id,
+            "state": trial.state,
+            "value": None,
+            "values": trial.values,
+            "datetime_start": _utc(trial.datetime_start),
+            "datetime_complete": _utc(trial.datetime_complete),
+            "user_attrs": trial.user_attrs,
+            "system_attrs": trial.system_attrs,
+            "intermediate_values": {},
+        }
+        params = {
+            name: trial.distributions[name].to_internal_repr(value)
+            for name, value in trial.params.items()
+        }
+        line = _line({**log, "params": params})
+        text = f'{line[:-1]},"distributions":{self._distributions_json}}}\n'
+        self._own = _OwnLine(*self._append(text), log)
 
-    def _append(self, text: str) -> None:
-        """Whole lines."""
+    def _append(self, text: str) -> tuple[int, int]:
+        """Whole lines; from where to where in the file they are."""
         lines = text.encode()
         self._lock.acquire()
         try:
-            # A dashboard killed while it wrote a note may have torn the last line meanwhile.
-            trim_torn_tail(self._path)
-            with self._path.open("ab", buffering=0) as file:
-                size_bytes = file.tell()
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            try:
+                size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+                if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
+                    # A dashboard killed while it wrote a note has torn the last line meanwhile.
+                    trim_torn_tail(self._path)
+                    size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
                 try:
-                    _write_all(file.fileno(), lines)
+                    _write_all(descriptor, lines)
                     if self._is_together:
                         self._is_unflushed = True
                     else:
-                        os.fsync(file.fileno())
+                        os.fsync(descriptor)
                 except OSError:
                     # If even this fails, the next opening trims.
                     with contextlib.suppress(OSError):
-                        file.truncate(size_bytes)
+                        os.ftruncate(descriptor, size_bytes)
                     raise
+                return size_bytes, size_bytes + len(lines)
+            finally:
+                os.close(descriptor)
         finally:
             self._lock.release()
 

@@ -111,6 +111,10 @@ class SearchSpace:
         self.layer_names = tuple(layer.name for layer in profile.layers)
         self._groups = profile.channel_groups
         self._position = {knob.name: i for i, knob in enumerate(self.knobs)}
+        self._layer_names = frozenset(self.layer_names)
+        self._layer_knobs = {
+            name: [(f"{name}:{knob}", knob) for knob in _LAYER_KNOBS] for name in self.layer_names
+        }
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -225,7 +229,8 @@ class SearchSpace:
         }
         for name in self.layer_names:
             layer = policy.layer(name)
-            values |= {f"{name}:{knob}": getattr(layer, knob) for knob in _LAYER_KNOBS}
+            for key, knob in self._layer_knobs[name]:
+                values[key] = getattr(layer, knob)
         vector = [knob.index(values.get(knob.name)) for knob in self.knobs]
         if self._is_verbatim(vector, values, policy):
             return tuple(vector)
@@ -244,7 +249,7 @@ class SearchSpace:
         Saves most policies the decoding: they are normalised, so there is nothing to normalise.
         """
         is_coupled = bool(self._groups) and any(x.pattern == "channel" for _, x in policy.layers)
-        is_ours = policy.layer_map.keys() <= set(self.layer_names)
+        is_ours = policy.layer_map.keys() <= self._layer_names
         is_whole = values.keys() <= self._position.keys()  # older records lack knobs
         says_nothing = _DISTILLATION_KNOBS if policy.distillation.is_neutral else ()
         return (

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -123,6 +124,63 @@ def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
         ({}, []),
         ({"x": 2.0}, ["x"]),
     ]
+
+
+def test_the_writer_does_not_read_its_own_trial_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows it, as long as nobody else has written; what it knows is what others read."""
+    path = tmp_path / "record.journal"
+    path.touch()
+    journal = GuardedJournal(path)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    trial = FrozenTrial(
+        number=0,
+        trial_id=-1,
+        state=TrialState.COMPLETE,
+        value=None,
+        values=[0.98, 4808, 1.5],
+        datetime_start=now,
+        datetime_complete=now,
+        params={"x": 1},
+        distributions={"x": IntDistribution(0, 3)},
+        user_attrs={"trial": {"a": [1, 2.5, None]}},
+        system_attrs={"constraints": [0.0, -1.0]},
+        intermediate_values={},
+    )
+
+    def theirs() -> list[dict[str, object]]:
+        return [*LeanJournal(str(path)).read_logs(0)]
+
+    def ours(known: int) -> list[dict[str, object]]:
+        return [*journal.read_logs(known)]
+
+    opened: list[object] = []
+    real = LeanJournal.read_logs
+
+    def counted(self: LeanJournal, known: int) -> Iterator[dict[str, object]]:
+        if self is journal:
+            opened.append(known)
+        yield from real(self, known)
+
+    monkeypatch.setattr(LeanJournal, "read_logs", counted)
+    for number in range(3):
+        journal.append_trial(0, trial)
+        assert ours(number) == theirs()[number:]
+    assert not opened
+    # Somebody else's line behind ours: both are read from the file.
+    journal.append_trial(0, trial)
+    LeanJournal(str(path)).append_logs([{"op": "note"}])
+    assert ours(3) == theirs()[3:]
+    assert opened == [3]
+    # And before ours.
+    LeanJournal(str(path)).append_logs([{"op": "note"}])
+    journal.append_trial(0, trial)
+    assert ours(5) == theirs()[5:]
+    assert opened == [3, 5]
+    journal.append_trial(0, trial)
+    assert ours(7) == theirs()[7:]
+    assert opened == [3, 5]
 
 
 def test_each_line_is_read_once(tmp_path: Path) -> None:
