@@ -46,6 +46,9 @@ WIDTHS = (*range(2, 9), 16, 32)
 #: Made once: a layer's policy is checked tens of times a trial.
 _ONE_PATTERN = f"one of {PATTERNS}"
 DISTILLATION_KINDS = ("none", "logits", "attention")
+#: Bits of `LayerPolicy.needs`: elements to choose, what a codebook, a grid and its scales are for.
+NEEDS_PRUNING, NEEDS_CRITERION, NEEDS_CLUSTERS = 1, 2, 4
+NEEDS_ROUNDING, NEEDS_GRID, NEEDS_SCALES = 8, 16, 32
 
 
 class Stage(StrEnum):
@@ -141,6 +144,28 @@ class LayerPolicy:
         own = (self.sparsity, self.pattern, self.clusters, self.bits, self.bias_bits)
         return self if wanted == own else LayerPolicy(*wanted)
 
+    @property
+    def needs(self) -> int:
+        """What the layer asks of its policy, as a set of the `NEEDS_*` bits.
+
+        Which stages and knobs of a policy have anything to do is decided by these bits alone, those
+        of all its layers together: one with an OR of the same bits is normalised the same way.
+        """
+        needs = 0
+        if self.sparsity > 0:
+            needs |= NEEDS_PRUNING
+            if self.pattern == "element":
+                needs |= NEEDS_CRITERION
+        if self.clusters is not None:
+            needs |= NEEDS_CLUSTERS
+        if self.bits < FULL_BITS or self.bias_bits < FULL_BITS:
+            needs |= NEEDS_ROUNDING
+        if self.bits <= 8:
+            needs |= NEEDS_GRID
+            if self.clusters is None:
+                needs |= NEEDS_SCALES
+        return needs
+
     def to_dict(self) -> dict[str, Any]:
         """Only the knobs that are not neutral; `{}` leaves the layer alone."""
         names = ("sparsity", "pattern", "clusters", "bits", "bias_bits")
@@ -226,24 +251,20 @@ class Policy:
         absent = [stage for stage in Stage if stage not in order]
         layers = {name: layer.without(absent) for name, layer in self.layers}
         distillation = self.distillation
-        has_integers = any(layer.bits <= 8 for layer in layers.values())
-        activation_bits = int(self.activation_bits) if has_integers else FULL_BITS
+        needs = 0
+        for layer in layers.values():
+            needs |= layer.needs
+        activation_bits = int(self.activation_bits) if needs & NEEDS_GRID else FULL_BITS
         if Stage.DISTILL not in order or distillation.is_neutral:
             distillation = Distillation()
         elif distillation.kind == "attention":
             distillation = replace(distillation, temperature=1.0)
-        quantizes_weights = any(layer.bits < 16 for layer in layers.values())
         does_work = {
-            Stage.PRUNE: any(layer.sparsity > 0 for layer in layers.values()),
-            Stage.CLUSTER: any(layer.clusters is not None for layer in layers.values()),
-            Stage.QUANTIZE: any(
-                min(layer.bits, layer.bias_bits) < FULL_BITS for layer in layers.values()
-            ),
+            Stage.PRUNE: needs & NEEDS_PRUNING,
+            Stage.CLUSTER: needs & NEEDS_CLUSTERS,
+            Stage.QUANTIZE: needs & NEEDS_ROUNDING,
             Stage.DISTILL: not distillation.is_neutral,
         }
-        # Per-channel scales exist only where a layer has a grid and no codebook.
-        scales_per_channel = any(x.bits < 16 and x.clusters is None for x in layers.values())
-        prunes_elements = any(x.sparsity > 0 and x.pattern == "element" for x in layers.values())
         kept = {name: layer for name, layer in layers.items() if layer != _UNTOUCHED}
         normalised = {
             "order": tuple(stage for stage in order if does_work[stage]),
@@ -251,9 +272,10 @@ class Policy:
             "distillation": distillation,
             "activation_bits": activation_bits,
             "cluster_init": self.cluster_init if does_work[Stage.CLUSTER] else "linear",
-            "scheme": self.scheme if quantizes_weights else "symmetric",
-            "granularity": self.granularity if scales_per_channel else "tensor",
-            "criterion": self.criterion if prunes_elements else "magnitude",
+            "scheme": self.scheme if needs & NEEDS_GRID else "symmetric",
+            # Per-channel scales exist only where a layer has a grid and no codebook.
+            "granularity": self.granularity if needs & NEEDS_SCALES else "tensor",
+            "criterion": self.criterion if needs & NEEDS_CRITERION else "magnitude",
         }
         for name, value in normalised.items():
             object.__setattr__(self, name, value)

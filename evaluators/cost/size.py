@@ -213,7 +213,10 @@ def _float_bits(layer: LayerProfile, sparsity: float, bits: int) -> float:
 
 
 def _yes_no_bits(share: float) -> float:
-    return entropy_bits(np.array([share, 1.0 - share]))
+    """As `entropy_bits` of (share, 1 - share), without numpy, which is slow for two numbers."""
+    if not 0.0 < share < 1.0:
+        return 0.0
+    return -(share * math.log2(share) + (1.0 - share) * math.log2(1.0 - share))
 
 
 @lru_cache(maxsize=1 << 16)

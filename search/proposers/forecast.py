@@ -8,6 +8,7 @@ vector. The formulas are `evaluators.cost`'s and `Features`'; here they are only
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ from spaces.policy import FULL_BITS
 __all__ = ["Forecast", "Forecasts"]
 
 #: What is known of a layer's state; the first three are `Features.of_layer`.
-_COLUMNS = ("harm", "channels", "coarse", "kept", "kind", "sort")
+_COLUMNS = ("harm", "channels", "coarse", "kept", "kind", "needs")
+#: Of the stages that change weights, in the order of `SearchSpace.block_positions`' knobs.
+_ACTING = (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
 #: Blocks and wholes, some 200 bytes each; beyond that all is forgotten and computed anew.
 MOST_REMEMBERED = 200_000
 #: (`Features.of_whole`, activation bits, whether a stage is left).
@@ -78,19 +81,21 @@ class _Layer:
         self.number: dict[LayerPolicy, int] = {}
         self.asked: list[LayerPolicy] = []
         self.table = np.empty((256, len(_COLUMNS)))
+        #: By codes of `Forecast._codes`, of a layer that is decoded alone.
+        self.by_code: dict[int, int] = {}
         #: By codes of `Forecast._sizes`, one for each model, and of `Forecast._latencies`.
         self.sizes: tuple[dict[int, float], dict[int, float]] = ({}, {})
         self.latency_ms: dict[int, float] = {}
 
-    def add(self, asked: LayerPolicy, features: tuple[float, float, float], sort: int) -> int:
-        """The number of a new state; `sort`: see `_sort`."""
+    def add(self, asked: LayerPolicy, features: tuple[float, float, float]) -> int:
+        """The number of a new state."""
         number = self.number[asked] = len(self.asked)
         self.asked.append(asked)
         if number == len(self.table):
             self.table = np.vstack([self.table, np.empty_like(self.table)])
         kept, _ = channels(self.profile, asked)
         kind = KINDS.index(layer_kind(asked))
-        self.table[number] = (*features, kept, kind, sort)
+        self.table[number] = (*features, kept, kind, asked.needs)
         return number
 
 
@@ -119,24 +124,25 @@ class Forecast:
         self._order = names.index("order")
         self._grid = [names.index(name) for name in ("scheme", "granularity")]
         self._stages = [frozenset(parse_order(text)) for text in space.knob("order").choices]
+        self._acting = np.array([[x in stages for x in _ACTING] for stages in self._stages])
         self._forget()
 
     def _forget(self) -> None:
         self._layers = [_Layer(layer) for layer in self._profile.layers]
-        self._blocks: dict[tuple[int, frozenset[Stage], bytes], tuple[int, ...]] = {}
-        self._sorts: list[LayerPolicy] = []
-        self._policies: dict[tuple[bytes, frozenset[float]], _Whole] = {}
+        self._blocks: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._policies: dict[tuple[bytes, int], _Whole] = {}
 
     def of(self, vectors: np.ndarray) -> Forecasts:
         """(n, knobs) ints, n at least 1 -> their forecasts."""
-        if len(self._blocks) + len(self._policies) > MOST_REMEMBERED:
+        codes = sum(len(layer.by_code) for layer in self._layers)
+        if codes + len(self._blocks) + len(self._policies) > MOST_REMEMBERED:
             self._forget()
         states = self._states(vectors)
         tables = np.stack(
             [layer.table[states[:, i]] for i, layer in enumerate(self._layers)], axis=1
         )
         columns = {name: tables[:, :, at] for at, name in enumerate(_COLUMNS)}
-        wholes, activation_bits, works = self._wholes(vectors, columns["sort"])
+        wholes, activation_bits, works = self._wholes(vectors, states, columns["needs"])
         kept = columns["kept"].astype(int)
         latencies = self._latencies(states, kept, activation_bits)
         size = self._sizes(0, vectors, states, columns["kind"], kept)
@@ -154,20 +160,52 @@ class Forecast:
     def _states(self, vectors: np.ndarray) -> np.ndarray:
         """(n, layers) numbers of the normalised layer policies."""
         found = np.empty((len(vectors), len(self._layers)), dtype=np.int64)
-        stages = [self._stages[i] for i in vectors[:, self._order]]
-        for b, (block, positions) in enumerate(
-            zip(self._space.blocks, self._space.block_positions, strict=True)
-        ):
+        orders = vectors[:, self._order]
+        for block, positions in zip(self._space.blocks, self._space.block_positions, strict=True):
+            at = [self._at[name] for name in block]
             entries = np.ascontiguousarray(vectors[:, positions], dtype=np.int64)
-            rows = []
-            for present, row in zip(stages, entries, strict=True):
-                key = (b, present, row.tobytes())
-                numbers = self._blocks.get(key)
-                if numbers is None:
-                    numbers = self._blocks[key] = self._block(block, positions, row, present)
-                rows.append(numbers)
-            found[:, [self._at[name] for name in block]] = rows
+
+            def numbers(
+                row: int,
+                block: Sequence[str] = block,
+                positions: Sequence[int] = positions,
+                entries: np.ndarray = entries,
+            ) -> tuple[int, ...]:
+                return self._block(block, positions, entries[row], self._stages[orders[row]])
+
+            if len(block) == 1:
+                codes, known = self._codes(entries, positions, orders), self._layers[at[0]].by_code
+                distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+                for code, row in zip(distinct.tolist(), first.tolist(), strict=True):
+                    if code not in known:
+                        (known[code],) = numbers(row)
+                found[:, at[0]] = np.array([known[code] for code in distinct.tolist()])[inverse]
+                continue
+            keys = [(*at, order, row.tobytes()) for order, row in zip(orders, entries, strict=True)]
+            for row, key in enumerate(keys):
+                if key not in self._blocks:
+                    self._blocks[key] = numbers(row)
+            found[:, at] = [self._blocks[key] for key in keys]
         return found
+
+    def _codes(
+        self, entries: np.ndarray, positions: Sequence[int], orders: np.ndarray
+    ) -> np.ndarray:
+        """(n,) one number for what stages leave of a layer's (n, 5) entries: equal, same state."""
+        prunes, clusters, quantizes = self._acting[orders].T
+        sparsity, pattern, entry, bits, bias_bits = entries.T
+        #: In the order of a block's positions; 0 where the stage that would act is not there.
+        left = (
+            (sparsity + 1) * prunes,
+            (pattern + 1) * prunes,
+            (entry + 1) * clusters,
+            (bits + 1) * quantizes,
+            (bias_bits + 1) * quantizes,
+        )
+        codes = np.zeros(len(entries), dtype=np.int64)
+        for at, digits in zip(positions, left, strict=True):
+            codes = codes * (len(self._space.knobs[at].choices) + 1) + digits
+        return codes
 
     def _block(
         self,
@@ -185,37 +223,36 @@ class Forecast:
             layer, left = self._layers[self._at[name]], asked.without(absent)
             number = layer.number.get(left)
             if number is None:
-                sort = _sort(left)
-                if sort not in self._sorts:
-                    self._sorts.append(sort)
-                features = self._features.of_layer(name, left)
-                number = layer.add(left, features, self._sorts.index(sort))
+                number = layer.add(left, self._features.of_layer(name, left))
             numbers.append(number)
         return tuple(numbers)
 
     def _wholes(
-        self, vectors: np.ndarray, sorts: np.ndarray
+        self, vectors: np.ndarray, states: np.ndarray, needs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """((n, w) `Features.of_whole`, (n,) activation bits, (n,) whether a stage is left)."""
         entries = np.ascontiguousarray(vectors[:, self._whole], dtype=np.int64)
+        together = np.bitwise_or.reduce(needs.astype(np.int64), axis=1)
         rows = []
-        for row, asked in zip(entries, map(frozenset, sorts.tolist()), strict=True):
-            key = (row.tobytes(), asked)
-            whole = self._policies.get(key)
-            if whole is None:
-                whole = self._policies[key] = self._policy(row, asked)
-            rows.append(whole)
+        for row, (whole, needed) in enumerate(zip(entries, together.tolist(), strict=True)):
+            key = (whole.tobytes(), needed)
+            known = self._policies.get(key)
+            if known is None:
+                known = self._policies[key] = self._policy(whole, states[row])
+            rows.append(known)
         wholes, activation_bits, works = zip(*rows, strict=True)
         return np.array(wholes), np.array(activation_bits), np.array(works)
 
-    def _policy(self, entries: np.ndarray, sorts: frozenset[float]) -> _Whole:
-        """What concerns all layers, from a small policy with one layer of each sort there is.
+    def _policy(self, entries: np.ndarray, states: np.ndarray) -> _Whole:
+        """What concerns all layers, from a policy with one layer of each `needs` there are.
 
         So `Policy` alone knows how a policy is normalised: which stages and knobs have work to do.
         """
         knobs = [self._space.knobs[at] for at in self._whole]
         values = {knob.name: knob.choices[i] for knob, i in zip(knobs, entries, strict=True)}
-        layers = {str(sort): self._sorts[int(sort)] for sort in sorts}
+        pairs = zip(self._layers, states.tolist(), strict=True)
+        found = [layer.asked[number] for layer, number in pairs]
+        layers = {str(asked.needs): asked for asked in found}
         policy = self._space.policy(values, layers)
         return self._features.of_whole(policy), policy.activation_bits, bool(policy.order)
 
@@ -279,17 +316,6 @@ class Forecast:
             return np.ones(len(kept), dtype=int), 1
         source = self._at[before]
         return kept[:, source], self._layers[source].profile.weight_shape[0]
-
-
-def _sort(asked: LayerPolicy) -> LayerPolicy:
-    """What normalisation of the whole policy may depend on: which knobs act, not how strongly."""
-    return LayerPolicy(
-        sparsity=0.5 if asked.sparsity > 0 else 0.0,
-        pattern=asked.pattern,
-        clusters=None if asked.clusters is None else 2,
-        bits=8 if asked.bits < 16 else asked.bits,
-        bias_bits=8 if asked.bias_bits < 16 else asked.bias_bits,
-    )
 
 
 def _looked_up(

@@ -16,7 +16,7 @@ from search.proposers.base import Proposal
 from search.proposers.filter import BudgetFilter
 from search.proposers.forecast import Forecast, Forecasts
 from search.proposers.improvement import at_nodes, expected_improvement
-from search.proposers.known import KnownPolicies, MeasuredTrials
+from search.proposers.known import KnownPolicies, Measured, MeasuredTrials
 from search.proposers.surrogate import Features, Floor, LossScale, Surrogate
 from spaces import InvalidRequest, Judge, Policy, SearchSpace, Target, Trial
 from spaces.front import default_max_drop, nondominated
@@ -75,7 +75,7 @@ class GreyboxProposer:
         self._forecast = Forecast(space, target, models, self._features)
         self._scale = LossScale.of(judge)
         self._known = KnownPolicies()
-        self._finished = MeasuredTrials(judge)
+        self._finished = MeasuredTrials(judge, self._features)
         self._vectors: dict[str, tuple[int, ...] | None] = {}
         untouched_ms = modelled_latency(Policy(), judge.profile, target).median_ms
         #: What is measured on this machine is shown to proposers as the model, scaled so.
@@ -90,13 +90,12 @@ class GreyboxProposer:
         self._filter.update(history)
         known = self._known.of(history) | {policy.digest for policy in running}
         rng = np.random.default_rng([self._seed, len(history), len(running)])
-        measured, points = self._finished.of(history)
+        measured = self._finished.of(history)
         beliefs = None
-        if len(measured) >= LEAST_TRIALS:
-            turn = len(history) + len(running)
-            beliefs = self._beliefs(measured, points, running, turn)
+        if len(measured.trials) >= LEAST_TRIALS:
+            beliefs = self._beliefs(measured, running, len(history) + len(running))
         proposals: list[Proposal] = []
-        for vectors, forecasts in self._batches(self._parents(measured, points), rng):
+        for vectors, forecasts in self._batches(self._parents(measured), rng):
             wanted = count - len(proposals)
             if beliefs is None:
                 proposals += self._first(vectors, known, wanted)
@@ -145,16 +144,10 @@ class GreyboxProposer:
                 proposals.append(Proposal(policy, "greybox (random)"))
         return proposals
 
-    def _beliefs(
-        self,
-        measured: Sequence[Trial],
-        points: np.ndarray,
-        running: Sequence[Policy],
-        turn: int,
-    ) -> "_Beliefs":
-        reference = self._reference(points)
-        surrogate, floor = self._learned(measured, points, reference)
-        front = points
+    def _beliefs(self, measured: Measured, running: Sequence[Policy], turn: int) -> "_Beliefs":
+        reference = self._reference(measured.points)
+        surrogate, floor = self._learned(measured, reference)
+        front = measured.points[measured.front]
         if running:
             # What runs is believed to come out as predicted, so that nobody repeats it.
             features = self._features.of(running)
@@ -236,18 +229,16 @@ class GreyboxProposer:
             return self._judge.reference
         return self._judge.unlimited_reference
 
-    def _learned(
-        self, measured: Sequence[Trial], points: np.ndarray, reference: np.ndarray
-    ) -> tuple[Surrogate, Floor]:
-        chosen = np.arange(len(measured))
-        if len(measured) > MOST_TRIALS:
+    def _learned(self, measured: Measured, reference: np.ndarray) -> tuple[Surrogate, Floor]:
+        points, features = measured.points, measured.features
+        chosen = np.arange(len(points))
+        if len(points) > MOST_TRIALS:
             # How far each is from the best loss at its size or less: 0 on the front.
             excess = np.maximum(points - reference, 0.0).sum(axis=1)
             by_size = np.argsort(points[:, 1], kind="stable")
             best = np.empty(len(points))
             best[by_size] = np.minimum.accumulate(points[by_size, 0])
             chosen = np.sort(np.lexsort((points[:, 0] - best, excess))[:MOST_TRIALS])
-        features = self._features.of([trial.policy for trial in measured])
         targets = self._scale.target(points[:, 0])
         parts = self._parts
         surrogate = Surrogate(
@@ -256,15 +247,16 @@ class GreyboxProposer:
         # Of all trials: the first to be left out above are those that tell what does not work.
         return surrogate, Floor(self._features.total_harm(features), targets)
 
-    def _parents(self, measured: Sequence[Trial], points: np.ndarray) -> np.ndarray:
+    def _parents(self, measured: Measured) -> np.ndarray:
         """(p, knobs): members of the front with the looser metric, spread over its sizes."""
+        points = measured.points
         slack = default_max_drop(self._judge.metric, self._judge.profile.baseline_metric)
         reference = self._costs_reference(points) + np.array([2 * slack, 0.5, 0.5])
-        near = np.flatnonzero(nondominated(points) & (points < reference).all(axis=1))
+        near = measured.front[(points[measured.front] < reference).all(axis=1)]
         near = near[np.argsort(points[near, 1], kind="stable")]
         if len(near) > PARENTS:
             near = near[np.linspace(0, len(near) - 1, PARENTS).round().astype(int)]
-        found = [self._vector(measured[int(i)].policy) for i in near]
+        found = [self._vector(measured.trials[int(i)].policy) for i in near]
         inside = [vector for vector in found if vector is not None]
         return np.array(inside, dtype=np.int64).reshape(-1, len(self._space))
 

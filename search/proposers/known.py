@@ -2,12 +2,14 @@
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from spaces import Judge, Trial
+from search.proposers.surrogate import Features
+from spaces import Judge, Policy, Trial, nondominated
 
-__all__ = ["KnownPolicies", "MeasuredTrials"]
+__all__ = ["KnownPolicies", "Measured", "MeasuredTrials"]
 
 
 class KnownPolicies:
@@ -32,23 +34,58 @@ class KnownPolicies:
         return set(self._digests)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The measured trials of a history.
+
+    Attributes:
+        trials: m of them, in their order.
+        points: (m, 3) `Judge.points`.
+        features: (m, d) of their policies.
+        front: ascending indices of those that none dominates; of equal points the first.
+    """
+
+    trials: Sequence[Trial]
+    points: np.ndarray
+    features: np.ndarray
+    front: np.ndarray
+
+
 class MeasuredTrials:
-    """The trials of a history that have a measurement, and their points. A memo likewise."""
+    """The trials of a history that have a measurement. A memo likewise: only what is new is read.
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+    With thousands of trials to look all through again takes longer than all else of a proposal.
+    """
+
+    def __init__(self, judge: Judge, features: Features) -> None:
+        """Args: judge: of points; features: of rows."""
+        self._judge, self._features = judge, features
+        self._forget()
+
+    def _forget(self) -> None:
         self._read: list[Trial] = []
-        self._measured: list[Trial] = []
-        self._points = np.empty((0, 3))
+        rows = self._features.of([Policy()])[:0]
+        self._measured = Measured([], np.empty((0, 3)), rows, np.empty(0, dtype=np.int64))
 
-    def of(self, history: Sequence[Trial]) -> tuple[list[Trial], np.ndarray]:
-        """(the m measured trials, (m, 3) `Judge.points`); neither is the caller's to change."""
+    def of(self, history: Sequence[Trial]) -> Measured:
+        """Those of this history; nothing in it is the caller's to change."""
         seen = len(self._read)
         if seen > len(history) or not all(map(operator.is_, self._read, history)):
-            self._read, self._measured, self._points, seen = [], [], np.empty((0, 3)), 0
+            self._forget()
+            seen = 0
         fresh = [trial for trial in history[seen:] if trial.measurement is not None]
         self._read += history[seen:]
         if fresh:
-            self._measured = [*self._measured, *fresh]
-            self._points = np.vstack([self._points, self._judge.points(fresh)])
-        return self._measured, self._points
+            before = self._measured
+            points = np.vstack([before.points, self._judge.points(fresh)])
+            # What was dominated stays so.
+            others = np.concatenate([before.front, np.arange(len(before.points), len(points))])
+            self._measured = Measured(
+                trials=[*before.trials, *fresh],
+                points=points,
+                features=np.vstack(
+                    [before.features, self._features.of([trial.policy for trial in fresh])]
+                ),
+                front=others[nondominated(points[others])],
+            )
+        return self._measured

@@ -147,6 +147,34 @@ def test_knobs_of_absent_stages_do_not_matter(
     assert Policy(**varied).digest == Policy(**raw).digest
 
 
+def all_but_layers(policy: Policy) -> dict[str, Any]:
+    return {name: value for name, value in vars(rebuilt(policy)).items() if name != "layers"}
+
+
+@given(some.raw_policies_drawn(), st.permutations((0.01, 0.5, 0.99)), st.integers(2, 8))
+def test_layers_decide_on_the_rest_by_their_needs_alone(
+    raw: dict[str, Any], sparsities: list[float], clusters: int
+) -> None:
+    """What is left of a policy's own knobs can be told from any layers with the same needs."""
+
+    def other(layer: LayerPolicy, sparsity: float) -> LayerPolicy:
+        return replace(
+            layer,
+            sparsity=sparsity if layer.sparsity > 0 else 0.0,
+            clusters=None if layer.clusters is None else clusters,
+            bits=clusters if layer.bits < 16 else layer.bits,
+        )
+
+    pairs = zip(raw["layers"], sparsities, strict=False)
+    varied = tuple((name, other(layer, sparsity)) for (name, layer), sparsity in pairs)
+    assert [x.needs for _, x in varied] == [x.needs for _, x in raw["layers"]]
+    # And it does not matter how many layers have them, or in which order.
+    more = (*varied, *(("more " + name, layer) for name, layer in varied[::-1]))
+    for layers in (varied, more):
+        changed = Policy(**{**raw, "layers": layers})
+        assert all_but_layers(changed) == all_but_layers(Policy(**raw))
+
+
 @given(some.raw_policies_drawn())
 def test_stages_that_do_nothing_leave_and_the_others_keep_their_order(raw: dict[str, Any]) -> None:
     policy = Policy(**raw)

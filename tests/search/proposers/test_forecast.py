@@ -75,9 +75,10 @@ def test_what_was_forgotten_is_computed_again() -> None:
     rows = np.random.default_rng(1).integers(0, sim.space.sizes, size=(50, len(sim.space)))
     first = made.of(rows)
     made._forget()
+    assert not any(layer.by_code for layer in made._layers)
     again = made.of(rows[::-1])
     np.testing.assert_array_equal(again.features[::-1], first.features)
-    assert made._blocks
+    assert all(layer.by_code for layer in made._layers)
     assert forecast.MOST_REMEMBERED > 10_000
 
 

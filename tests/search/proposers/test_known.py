@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from evaluators.cost.targets import load_target
 from search.proposers.filter import BudgetFilter
 from search.proposers.known import KnownPolicies, MeasuredTrials
-from spaces import Trial
+from search.proposers.surrogate import Features
+from spaces import Policy, Trial, nondominated
 from tests.simulator import simulate
 
 SIM = simulate(layers=3)
@@ -29,12 +30,17 @@ def test_any_sequence_of_histories(histories: list[list[Trial]]) -> None:
 
 @given(st.lists(st.lists(st.sampled_from(TRIALS), max_size=8), max_size=6))
 def test_measured_trials_of_any_sequence_of_histories(histories: list[list[Trial]]) -> None:
-    finished = MeasuredTrials(SIM.judge)
+    finished = MeasuredTrials(SIM.judge, Features(SIM.judge))
     for history in histories:
-        measured, points = finished.of(history)
+        found = finished.of(history)
         expected = [trial for trial in history if trial.measurement is not None]
-        assert measured == expected
-        np.testing.assert_array_equal(points, SIM.judge.points(expected))
+        points = SIM.judge.points(expected)
+        assert [*found.trials] == expected
+        np.testing.assert_array_equal(found.points, points)
+        np.testing.assert_array_equal(found.front, np.flatnonzero(nondominated(points)))
+        policies = [trial.policy for trial in expected]
+        rows = Features(SIM.judge).of([*policies, Policy()])[:-1]
+        np.testing.assert_array_equal(found.features, rows)
 
 
 @given(st.lists(st.lists(st.sampled_from(TRIALS), max_size=8), max_size=6))
