@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.noop import noop, use_template
+from bench.noop import noop, process_id, use_template
 from bench.overhead import DROP, Silent, make
 from bench.results import FOLDER, write_results
 from evaluators import tasks
@@ -161,8 +161,13 @@ def engine_named(name: str) -> Iterator[Engine]:
         ray.init("local", num_cpus=workers, log_to_driver=False, include_dashboard=False)
         engine = RayEngine(workers)
     try:
-        # Worker processes are there before the clock starts.
         engine.configure(use_template, simulator().measure(Policy()))
+        # All worker processes are there before the clock starts: with eight of them the last ones
+        # were still importing, on the same cores, while the first did the trials.
+        met: set[int] = set()
+        while len(met) < engine.workers:
+            asked = [engine.submit(process_id) for _ in range(engine.workers)]
+            met |= {future.result() for future in asked}
         for _ in range(3):
             wait([engine.submit(noop, Policy()) for _ in range(4 * engine.workers)])
         yield engine

@@ -1,10 +1,12 @@
 """An evaluation that does nothing, in a module that a worker can import at little cost."""
 
+import os
+import time
 from dataclasses import replace
 
 from spaces import Measurement, Policy
 
-__all__ = ["noop", "use_template"]
+__all__ = ["noop", "process_id", "use_template"]
 
 _templates: list[Measurement] = []
 
@@ -12,6 +14,12 @@ _templates: list[Measurement] = []
 def use_template(template: Measurement) -> None:
     """Set a worker up, once as for a real study: a call carries no more than a real one does."""
     _templates[:] = [template]
+
+
+def process_id() -> int:
+    """Of the worker process; it takes a moment, so that others that are there get one too."""
+    time.sleep(0.2)
+    return os.getpid()
 
 
 def noop(policy: Policy) -> Measurement:

@@ -84,7 +84,7 @@ class GuardedJournal(LeanJournal):
         self._path = path
         # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
         super().__init__(str(path), _Lock(str(path), grace_period=STALE_LOCK_S))
-        self._is_together = self._is_unflushed = False
+        self._is_together = self._is_unflushed = self._has_lock = False
         self._distributions: Mapping[str, BaseDistribution] = {}
         self._distributions_json = "{}"
         self._own: _OwnLine | None = None
@@ -110,9 +110,16 @@ class GuardedJournal(LeanJournal):
         """Until `end_together` appended lines reach the file, but not surely the disk.
 
         A flush takes longer than all else of an append. What a killed process has written stays:
-        only a crash of the machine could lose the lines in between.
+        only a crash of the machine could lose the lines in between. And the lock, which takes
+        longer than a line, is taken once for all of them.
         """
         self._is_together = True
+
+    def let_others_write(self) -> None:
+        """No more lines come before `end_together`."""
+        if self._has_lock:
+            self._has_lock = False
+            self._lock.release()
 
     def end_together(self) -> None:
         """One flush for the lines since `begin_together`.
@@ -121,6 +128,7 @@ class GuardedJournal(LeanJournal):
             OSError: the disk failed.
         """
         self._is_together = False
+        self.let_others_write()
         if self._is_unflushed:
             self._is_unflushed = False
             with self._path.open("ab", buffering=0) as file:
@@ -173,7 +181,9 @@ class GuardedJournal(LeanJournal):
     def _append(self, text: str) -> tuple[int, int]:
         """Whole lines; from where to where in the file they are."""
         lines = text.encode()
-        self._lock.acquire()
+        if not self._has_lock:
+            self._lock.acquire()
+            self._has_lock = True
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND)
             try:
@@ -197,7 +207,8 @@ class GuardedJournal(LeanJournal):
             finally:
                 os.close(descriptor)
         finally:
-            self._lock.release()
+            if not self._is_together:
+                self.let_others_write()
 
 
 def _line(value: object) -> str:

@@ -18,7 +18,7 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -362,19 +362,23 @@ class Record(RecordReader):
         return numbered
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> Iterator[Callable[[], None]]:
         """Trials appended in the block are safe from any kill at once, and on the disk at its end.
+
+        Yields:
+            To be called once all are appended, before anything that takes its time: until then
+            nobody else can write a note into the journal.
 
         Raises:
             StudyBroken: the disk failed.
         """
         journal = self._access.journal
         if journal is None:  # a database has its own transactions
-            yield
+            yield lambda: None
             return
         journal.begin_together()
         try:
-            yield
+            yield journal.let_others_write
         finally:
             with _writing(self.location, "write trials"):
                 journal.end_together()

@@ -386,7 +386,7 @@ def _pump(
     while futures:
         done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
         # Several may have finished: the order of submission, not of a set, goes into the record.
-        with record.together():
+        with record.together() as all_are_written:
             for future in [f for f in futures if f in done]:
                 job = futures.pop(future)
                 key = job.identity.key
@@ -397,6 +397,7 @@ def _pump(
                     futures[_submit(engine, job)] = job
                     continue
                 finished(trial_of(job, outcome))
+            all_are_written()
             if not engine.is_this_process:
                 fill()  # in here, so that the workers go on while the disk takes what has finished
         fill()

@@ -52,6 +52,10 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         journal.append_logs([{"op": number}])
         assert path.read_text().count("\n") == number + 1
     assert not flushes
+    # Nobody writes in between, but anybody before the flush.
+    assert os.path.lexists(f"{path}.lock")
+    journal.let_others_write()
+    assert not os.path.lexists(f"{path}.lock")
     journal.end_together()
     assert len(flushes) == 1
     journal.append_logs([{"op": 3}])
@@ -59,6 +63,33 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     journal.begin_together()
     journal.end_together()
     assert len(flushes) == 2
+    journal.begin_together()
+    journal.append_logs([{"op": 4}])
+    journal.end_together()
+    assert len(flushes) == 3
+    assert not os.path.lexists(f"{path}.lock")
+
+
+def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.journal"
+    path.touch()
+    journal = GuardedJournal(path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.append_logs([{"op": 0}])
+        assert not os.path.lexists(f"{path}.lock")
+        journal.begin_together()
+        with pytest.raises(OSError, match="No space"):
+            journal.append_logs([{"op": 0}])
+        journal.end_together()
+        assert not os.path.lexists(f"{path}.lock")
+    journal.append_logs([{"op": 1}])
+    assert [log["op"] for log in journal.read_logs(0)] == [1]
 
 
 @pytest.mark.parametrize("failed", [False, True])

@@ -48,6 +48,7 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self._configured = 0
+        self._refusal: Exception | None = None
 
     def hello(self) -> Hello:
         """The first call: it returns once the process is placed and runs."""
@@ -56,24 +57,33 @@ class WorkerProcess:
     def starts(self) -> None:
         """Sent in front of an idle worker's task: whether it returned tells if that was begun."""
 
-    def run(self, configuration: Configuration | None, call: bytes) -> bytes | Raised:
-        """Take a new configuration over, then run the task.
+    def configure(self, configuration: Configuration) -> None:
+        """Take a new configuration over; what that raises, the next task raises."""
+        number, setup, context = configuration
+        self._refusal = None
+        if number == self._configured:
+            return
+        try:
+            setup(context)
+            self._configured = number
+        except Exception as error:
+            self._refusal = error
+
+    def run(self, call: bytes) -> bytes | Raised:
+        """Run a task.
 
         Both ways Python's pickler is used: Ray's own takes several times as long, and the driver
-        pays it for every trial.
+        pays it for every trial, once for each argument.
 
         Args:
-            configuration: None where it is the last one still.
             call: the function, its arguments and keyword arguments, pickled.
 
         Returns:
             What it returned, pickled; what it raised.
         """
         try:
-            if configuration is not None and configuration[0] != self._configured:
-                number, setup, context = configuration
-                setup(context)
-                self._configured = number
+            if self._refusal is not None:
+                return Raised(self._refusal)
             fn, args, kwargs = pickle.loads(call)  # noqa: S301 - the driver's own
             return pickle.dumps(fn(*args, **kwargs), pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # an expected outcome: the driver raises it in the future

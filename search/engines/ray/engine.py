@@ -41,7 +41,7 @@ MOST_FAILED_STARTS = 3
 MOST_UNBEGUN = 3
 #: A worker that had nothing to do for longer may have died meanwhile, so it is asked whether it
 #: began its task. One that gets its task at once is not: the question costs as much as the task.
-IDLE_S = 0.02
+IDLE_S = 0.1
 #: An end waits so long for the dispatcher.
 JOIN_S = 5.0
 
@@ -303,13 +303,14 @@ class RayEngine(Engine):
 
     def _start(self, slot: _Slot, task: _Task) -> None:
         number = self._configuration[0] if self._configuration else 0
-        sent = self._sent if number != slot.configured else None
         was_idle = time.monotonic() - slot.free_since_s > IDLE_S
         slot.task = task
         try:
             call = pickle.dumps((task.fn, task.args, task.kwargs), pickle.HIGHEST_PROTOCOL)
             begun = slot.actor.starts.remote() if was_idle else None
-            ended = slot.actor.run.remote(sent, call)
+            if number != slot.configured:
+                slot.actor.configure.remote(self._sent)
+            ended = slot.actor.run.remote(call)
         except Exception as error:  # what cannot be pickled: the caller's mistake, not a worker's
             slot.task = None
             task.future.set_exception(error)
