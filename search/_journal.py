@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,11 @@ class _Lock(JournalFileSymlinkLock):
     hide the interrupt. A lock that was left so is taken over after the grace period.
     """
 
+    def __init__(self, path: Path) -> None:
+        # Absolute: the lock is a link to this place, and Optuna asks for the age of what a link
+        # leads to. From beside the journal a relative one leads nowhere, and nobody takes it over.
+        super().__init__(str(path.absolute()), grace_period=STALE_LOCK_S)
+
     def release(self) -> None:
         """Let go.
 
@@ -62,6 +67,10 @@ class _Lock(JournalFileSymlinkLock):
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
             raise
+        except RuntimeError:
+            # Not ours any more: this process stood still for so long that another writer took the
+            # lock over. What was written is whole.
+            return
 
 
 class _OwnLine(NamedTuple):
@@ -69,7 +78,8 @@ class _OwnLine(NamedTuple):
 
     Attributes:
         begin, end: bytes of the file.
-        log: the operation, as `LeanJournal` would give it.
+        log: the operation as `LeanJournal` would give it, but for values that JSON changes, such
+            as tuples; a trial's own dict has none.
     """
 
     begin: int
@@ -83,7 +93,7 @@ class GuardedJournal(LeanJournal):
     def __init__(self, path: Path) -> None:
         self._path = path
         # optuna-dashboard also writes here (notes), so the lock stays Optuna's own.
-        super().__init__(str(path), _Lock(str(path), grace_period=STALE_LOCK_S))
+        super().__init__(str(path), _Lock(path))
         self._is_together = self._is_unflushed = self._has_lock = False
         self._distributions: Mapping[str, BaseDistribution] = {}
         self._distributions_json = "{}"
@@ -101,6 +111,7 @@ class GuardedJournal(LeanJournal):
             return
         own = self._own
         if own is not None and (begin, size_bytes) == (own.begin, own.end):
+            self._own = None
             self._log_number_offset[log_number_from + 1] = own.end
             yield own.log
         else:
@@ -110,16 +121,9 @@ class GuardedJournal(LeanJournal):
         """Until `end_together` appended lines reach the file, but not surely the disk.
 
         A flush takes longer than all else of an append. What a killed process has written stays:
-        only a crash of the machine could lose the lines in between. And the lock, which takes
-        longer than a line, is taken once for all of them.
+        only a crash of the machine could lose the lines in between.
         """
         self._is_together = True
-
-    def let_others_write(self) -> None:
-        """No more lines come before `end_together`."""
-        if self._has_lock:
-            self._has_lock = False
-            self._lock.release()
 
     def end_together(self) -> None:
         """One flush for the lines since `begin_together`.
@@ -128,11 +132,27 @@ class GuardedJournal(LeanJournal):
             OSError: the disk failed.
         """
         self._is_together = False
-        self.let_others_write()
         if self._is_unflushed:
             self._is_unflushed = False
             with self._path.open("ab", buffering=0) as file:
                 os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """For several lines in a row, which takes longer to get than a line takes to write.
+
+        Nothing slow may be in the block: other writers wait, and break the lock in the end.
+        """
+        if self._has_lock:
+            yield
+            return
+        self._lock.acquire()
+        self._has_lock = True
+        try:
+            yield
+        finally:
+            self._has_lock = False
+            self._lock.release()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """One JSON line each; on an error of the disk the file is as it was before."""
@@ -181,10 +201,7 @@ class GuardedJournal(LeanJournal):
     def _append(self, text: str) -> tuple[int, int]:
         """Whole lines; from where to where in the file they are."""
         lines = text.encode()
-        if not self._has_lock:
-            self._lock.acquire()
-            self._has_lock = True
-        try:
+        with self.locked():
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND)
             try:
                 size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
@@ -206,9 +223,6 @@ class GuardedJournal(LeanJournal):
                 return size_bytes, size_bytes + len(lines)
             finally:
                 os.close(descriptor)
-        finally:
-            if not self._is_together:
-                self.let_others_write()
 
 
 def _line(value: object) -> str:

@@ -100,7 +100,7 @@ def run_search(
         StudyBroken: a file or the record cannot be written. Nothing recorded is lost.
     """
     phase = SearchPhase(record, proposer, kept, observer, deadline_s)
-    _pump(record, engine, phase.propose, phase.finished, observer, phase.tracker)
+    _pump(record, engine, phase.propose, phase.all_finished, observer, phase.tracker)
     phase.end()
 
 
@@ -145,11 +145,22 @@ class SearchPhase:
         Raises:
             StudyBroken: it cannot be written.
         """
-        self._kept.add(trial)
-        recorded = self._record.append(trial)
-        self._kept.discard(recorded)
-        self._history.append(recorded)
-        self._observer.trial_finished(recorded, self.tracker.add(recorded))
+        self.all_finished([trial])
+
+    def all_finished(self, trials: Sequence[Trial]) -> None:
+        """Record trials that finished at the same time, in this order.
+
+        Files that lose their place go only when what took it is in the record.
+
+        Raises:
+            StudyBroken: one cannot be written.
+        """
+        for trial in trials:
+            self._kept.add(trial)
+        for recorded in self._record.append_all(trials):
+            self._kept.discard(recorded)
+            self._history.append(recorded)
+            self._observer.trial_finished(recorded, self.tracker.add(recorded))
 
     def beat(self, workers: int, running: Sequence[Job]) -> None:
         """Nothing finished for a moment: tell the observer and the record's readers."""
@@ -244,12 +255,13 @@ def _run_full(
         taken, waiting[:] = waiting[:count], waiting[count:]
         return taken
 
-    def finished(trial: Trial) -> None:
-        kept.keep(trial)
-        recorded = record.append(trial)
-        observer.trial_finished(recorded, tracker.add(recorded))
+    def all_finished(trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            kept.keep(trial)
+        for recorded in record.append_all(trials):
+            observer.trial_finished(recorded, tracker.add(recorded))
 
-    _pump(record, engine, next_jobs, finished, observer, tracker)
+    _pump(record, engine, next_jobs, all_finished, observer, tracker)
 
 
 def score_on_test(
@@ -368,7 +380,7 @@ def _pump(
     record: Record,
     engine: Engine,
     source: Source,
-    finished: Callable[[Trial], None],
+    all_finished: Callable[[Sequence[Trial]], None],
     observer: Observer,
     tracker: ProgressTracker,
 ) -> None:
@@ -386,7 +398,8 @@ def _pump(
     while futures:
         done, _ = wait(futures, timeout=TICK_S, return_when=FIRST_COMPLETED)
         # Several may have finished: the order of submission, not of a set, goes into the record.
-        with record.together() as all_are_written:
+        with record.together():
+            trials = []
             for future in [f for f in futures if f in done]:
                 job = futures.pop(future)
                 key = job.identity.key
@@ -396,8 +409,8 @@ def _pump(
                     observer.notice(f"the worker of {job.policy.digest} died; it is run once more")
                     futures[_submit(engine, job)] = job
                     continue
-                finished(trial_of(job, outcome))
-            all_are_written()
+                trials.append(trial_of(job, outcome))
+            all_finished(trials)
             if not engine.is_this_process:
                 fill()  # in here, so that the workers go on while the disk takes what has finished
         fill()

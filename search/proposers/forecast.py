@@ -38,7 +38,7 @@ __all__ = ["Forecast", "Forecasts"]
 _COLUMNS = ("harm", "channels", "coarse", "kept", "kind", "needs")
 #: Of the stages that change weights, in the order of `SearchSpace.block_positions`' knobs.
 _ACTING = (Stage.PRUNE, Stage.CLUSTER, Stage.QUANTIZE)
-#: Blocks and wholes, some 200 bytes each; beyond that all is forgotten and computed anew.
+#: Codes, blocks and wholes, some 200 bytes each; beyond that all is forgotten and computed anew.
 MOST_REMEMBERED = 200_000
 #: (`Features.of_whole`, activation bits, whether a stage is left).
 _Whole = tuple[np.ndarray, int, bool]

@@ -16,13 +16,20 @@ from optuna.trial import FrozenTrial, TrialState
 from search._journal import GuardedJournal, LeanJournal
 
 
+@pytest.mark.parametrize("is_absolute", [True, False])
 @pytest.mark.parametrize("done_before", [True, False])
 def test_ctrl_c_while_the_lock_is_let_go_is_ctrl_c(
-    done_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done_before: bool, is_absolute: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Optuna would answer "No such file or directory"; the line is whole and the next follows."""
-    path = tmp_path / "record.journal"
+    """Optuna would answer "No such file or directory"; the line is whole and the next follows.
+
+    A lock that was left is taken over, wherever the journal is said to lie.
+    """
+    monkeypatch.chdir(tmp_path)
+    path = Path("runs/study/record.journal")
+    path.parent.mkdir(parents=True)
     path.touch()
+    path = path.absolute() if is_absolute else path
     journal = GuardedJournal(path)
     name = "unlink" if done_before else "rename"
     real = getattr(os, name)
@@ -52,10 +59,6 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         journal.append_logs([{"op": number}])
         assert path.read_text().count("\n") == number + 1
     assert not flushes
-    # Nobody writes in between, but anybody before the flush.
-    assert os.path.lexists(f"{path}.lock")
-    journal.let_others_write()
-    assert not os.path.lexists(f"{path}.lock")
     journal.end_together()
     assert len(flushes) == 1
     journal.append_logs([{"op": 3}])
@@ -63,11 +66,35 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     journal.begin_together()
     journal.end_together()
     assert len(flushes) == 2
-    journal.begin_together()
-    journal.append_logs([{"op": 4}])
-    journal.end_together()
-    assert len(flushes) == 3
-    assert not os.path.lexists(f"{path}.lock")
+
+
+def test_the_lock_is_taken_once_for_lines_in_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "record.journal"
+    path.touch()
+    lock = Path(f"{path}.lock")
+    journal = GuardedJournal(path)
+    with journal.locked():
+        for number in range(2):
+            journal.append_logs([{"op": number}])
+            assert lock.is_symlink()
+    assert not lock.is_symlink()
+    with pytest.raises(ZeroDivisionError), journal.locked():
+        raise ZeroDivisionError
+    assert not lock.is_symlink()
+
+
+def test_a_lock_that_another_has_broken_costs_no_line(tmp_path: Path) -> None:
+    """This process stood still, and whoever waited went on without it."""
+    path = tmp_path / "record.journal"
+    path.touch()
+    journal = GuardedJournal(path)
+    with journal.locked():
+        journal.append_logs([{"op": 0}])
+        Path(f"{path}.lock").unlink()
+        LeanJournal(str(path)).append_logs([{"op": "note"}])
+        journal.append_logs([{"op": 1}])
+    journal.append_logs([{"op": 2}])
+    assert [log["op"] for log in journal.read_logs(0)] == [0, "note", 1, 2]
 
 
 def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,10 +110,8 @@ def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match="No space"):
             journal.append_logs([{"op": 0}])
         assert not os.path.lexists(f"{path}.lock")
-        journal.begin_together()
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space"), journal.locked():
             journal.append_logs([{"op": 0}])
-        journal.end_together()
         assert not os.path.lexists(f"{path}.lock")
     journal.append_logs([{"op": 1}])
     assert [log["op"] for log in journal.read_logs(0)] == [1]

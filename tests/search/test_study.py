@@ -1,6 +1,7 @@
 """The loop, on the simulator: what reaches the record, in every kind of bad weather."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from search import study as study_module
 from search.finalists import worth_repeating
+from search.progress import Progress
 from search.proposers.base import Proposal
 from search.record import Record
 from search.study import correct_pick, run_finalists, run_search, score_on_test
@@ -81,6 +83,38 @@ def test_what_a_proposal_had_seen_is_recorded(record: Record, sim: Simulator) ->
         assert trial.seen <= trial.number
         assert len(trial.running) <= 2
         assert trial.seen + len(trial.running) <= trial.number + 2
+
+
+def test_trials_that_finish_together_hold_up_no_other_writer(
+    record: Record, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is locked while lines are written, not while anything else is done."""
+    lock = Path(f"{record.location.journal_path}.lock")
+    taken: list[str] = []
+    symlink = os.symlink
+
+    def counted(place: str, link: str) -> None:
+        taken.append(link)
+        symlink(place, link)
+
+    monkeypatch.setattr(os, "symlink", counted)
+    inner = proposer(sim)
+
+    class Slow:
+        def propose(self, *args: Any) -> Any:
+            assert not lock.is_symlink()
+            return inner.propose(*args)
+
+    class Unread(Watcher):
+        def trial_finished(self, trial: Trial, progress: Progress) -> None:
+            assert not lock.is_symlink()
+            assert trial in record.trials()
+            super().trial_finished(trial, progress)
+
+    watcher = Unread()
+    run_search(record, engine_of(record, sim, 4), Slow(), kept_files(record), watcher)
+    assert len(watcher.finished) == sim.trials
+    assert len(taken) < sim.trials, "four trials finish at a time and take the lock once"
 
 
 def test_one_worker_twice_gives_the_same_trials(sim: Simulator, tmp_path: Path) -> None:

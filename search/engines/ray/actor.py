@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["Configuration", "Hello", "Raised", "WorkerProcess", "versions"]
+__all__ = [
+    "Configuration",
+    "Hello",
+    "NotConfiguredError",
+    "Raised",
+    "WorkerProcess",
+    "versions",
+]
 
 #: (version, setup, its argument)
 Configuration = tuple[int, Callable[[Any], None], Any]
@@ -43,6 +50,10 @@ class Raised:
     error: Exception
 
 
+class NotConfiguredError(Exception):
+    """A task's configuration has not arrived: Ray knows why."""
+
+
 class WorkerProcess:
     """The actor's class; one process each, configured once, one task at a time."""
 
@@ -67,7 +78,8 @@ class WorkerProcess:
             setup(context)
             self._configured = number
         except Exception as error:
-            self._refusal = error
+            # Without its traceback, whose frames would keep half a network alive.
+            self._refusal = error.with_traceback(None)
 
     def run(self, call: bytes) -> bytes | Raised:
         """Run a task.
@@ -76,15 +88,16 @@ class WorkerProcess:
         pays it for every trial, once for each argument.
 
         Args:
-            call: the function, its arguments and keyword arguments, pickled.
+            call: number of the configuration it needs, the function, its arguments and keyword
+                arguments, pickled.
 
         Returns:
-            What it returned, pickled; what it raised.
+            What it returned, pickled; what it raised, or what `configure` did.
         """
         try:
-            if self._refusal is not None:
-                return Raised(self._refusal)
-            fn, args, kwargs = pickle.loads(call)  # noqa: S301 - the driver's own
+            number, fn, args, kwargs = pickle.loads(call)  # noqa: S301 - the driver's own
+            if number != self._configured:
+                return Raised(self._refusal or NotConfiguredError(f"configuration {number}"))
             return pickle.dumps(fn(*args, **kwargs), pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # an expected outcome: the driver raises it in the future
             return Raised(error)

@@ -23,7 +23,14 @@ import ray
 
 from search.engines.base import Engine
 from search.engines.ray import cluster
-from search.engines.ray.actor import Configuration, Hello, Raised, WorkerProcess, versions
+from search.engines.ray.actor import (
+    Configuration,
+    Hello,
+    NotConfiguredError,
+    Raised,
+    WorkerProcess,
+    versions,
+)
 from search.engines.ray.cluster import Needs
 from spaces import InvalidRequest, SearchError, WorkerLost
 
@@ -40,7 +47,8 @@ MOST_FAILED_STARTS = 3
 #: A task whose process died before it was begun is not charged; but not for ever.
 MOST_UNBEGUN = 3
 #: A worker that had nothing to do for longer may have died meanwhile, so it is asked whether it
-#: began its task. One that gets its task at once is not: the question costs as much as the task.
+#: began its task. One that gets its task at once, or behind one proposal, is not: the question
+#: costs as much as the task. If it dies in between, the task is charged with it.
 IDLE_S = 0.1
 #: An end waits so long for the dispatcher.
 JOIN_S = 5.0
@@ -306,18 +314,22 @@ class RayEngine(Engine):
         was_idle = time.monotonic() - slot.free_since_s > IDLE_S
         slot.task = task
         try:
-            call = pickle.dumps((task.fn, task.args, task.kwargs), pickle.HIGHEST_PROTOCOL)
+            whole = (number, task.fn, task.args, task.kwargs)
+            call = pickle.dumps(whole, pickle.HIGHEST_PROTOCOL)
             begun = slot.actor.starts.remote() if was_idle else None
-            if number != slot.configured:
-                slot.actor.configure.remote(self._sent)
+            is_new = number != slot.configured
+            configured = slot.actor.configure.remote(self._sent) if is_new else None
             ended = slot.actor.run.remote(call)
         except Exception as error:  # what cannot be pickled: the caller's mistake, not a worker's
             slot.task = None
             task.future.set_exception(error)
             return
-        self._when_done(ended, lambda done: self._finish(slot, number, begun, done))
+        self._when_done(ended, lambda done: self._finish(slot, number, (begun, configured), done))
 
-    def _finish(self, slot: _Slot, number: int, begun: Any, done: "Future[Any]") -> None:
+    def _finish(
+        self, slot: _Slot, number: int, before: tuple[Any, Any], done: "Future[Any]"
+    ) -> None:
+        begun, configured = before
         task, slot.task = slot.task, None
         if task is None:
             return
@@ -327,6 +339,8 @@ class RayEngine(Engine):
             result = done.result()
             if isinstance(result, Raised):
                 error = result.error
+                if isinstance(error, NotConfiguredError):
+                    error = _raised_by(configured) or error
             else:
                 slot.configured = number
                 try:
@@ -397,6 +411,15 @@ def _kill(slot: _Slot) -> None:
     # It may be dead already, or the cluster: then nothing is left to stop.
     with suppress(Exception):
         ray.kill(slot.actor, no_restart=True)
+
+
+def _raised_by(reference: Any) -> Exception | None:
+    """What a call that has ended raised, as Ray tells it."""
+    try:
+        ray.get(reference, timeout=LOOK_S)
+    except Exception as error:
+        return error
+    return None
 
 
 def _has_returned(reference: Any) -> bool:

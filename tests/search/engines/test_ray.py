@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from search.location import StudyLocation
 from search.session import Request, prepare, proposer_of, worker_context
 from spaces import Failure, InvalidRequest, Measurement
 from tests.clusters import HAS_RAY, ray_engine, session_address, session_cluster
-from tests.contracts.test_engines import divide, gone, nap
+from tests.contracts.test_engines import divide, gone, nap, set_up, setups_here
 
 if not HAS_RAY:
     pytest.skip("the extra `ray` is not installed", allow_module_level=True)
@@ -92,6 +93,30 @@ def test_trials_share_gpus() -> None:
         assert sorted(seen) == ["0", "0", "1", "1"]
     finally:
         engine.kill()
+
+
+class Unreadable:
+    """A context that cannot be made again on a node, as where a file is missing there."""
+
+    def __reduce__(self) -> Any:
+        return _cannot, ()
+
+
+def _cannot() -> None:
+    raise FileNotFoundError("no such file on this node: weights.pt")
+
+
+def test_a_configuration_that_does_not_arrive_is_the_task_s_error() -> None:
+    """And nothing is evaluated under the one before."""
+    with ray_engine(1) as engine:
+        engine.configure(set_up, "first")
+        assert engine.submit(divide, 1, 1).result() == 1
+        engine.configure(set_up, Unreadable())
+        for _ in range(2):
+            with pytest.raises(Exception, match=r"no such file on this node: weights\.pt"):
+                engine.submit(setups_here).result()
+        engine.configure(set_up, "second")
+        assert engine.submit(setups_here).result()[1] == ["first", "second"]
 
 
 def test_a_resource_no_node_has_is_named_in_time() -> None:
