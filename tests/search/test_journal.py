@@ -16,6 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search._journal import GuardedJournal, LeanJournal
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a journal without a line."""
+    path = tmp_path / "record.journal"
+    path.touch()
+    return path
+
+
 @pytest.mark.parametrize("is_absolute", [True, False])
 @pytest.mark.parametrize("done_before", [True, False])
 def test_ctrl_c_while_the_lock_is_let_go_is_ctrl_c(
@@ -47,10 +55,8 @@ def test_ctrl_c_while_the_lock_is_let_go_is_ctrl_c(
     assert [log["op"] for log in journal.read_logs(0)] == [1, 2]
 
 
-def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_together_is_one_flush(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line is in the file at once, where no kill of this process can reach it."""
-    path = tmp_path / "record.journal"
-    path.touch()
     journal = GuardedJournal(path)
     flushes: list[int] = []
     monkeypatch.setattr(os, "fsync", flushes.append)
@@ -68,9 +74,7 @@ def test_together_is_one_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(flushes) == 2
 
 
-def test_the_lock_is_taken_once_for_lines_in_a_row(tmp_path: Path) -> None:
-    path = tmp_path / "record.journal"
-    path.touch()
+def test_the_lock_is_taken_once_for_lines_in_a_row(path: Path) -> None:
     lock = Path(f"{path}.lock")
     journal = GuardedJournal(path)
     with journal.locked():
@@ -83,10 +87,8 @@ def test_the_lock_is_taken_once_for_lines_in_a_row(tmp_path: Path) -> None:
     assert not lock.is_symlink()
 
 
-def test_a_lock_that_another_has_broken_costs_no_line(tmp_path: Path) -> None:
+def test_a_lock_that_another_has_broken_costs_no_line(path: Path) -> None:
     """This process stood still, and whoever waited went on without it."""
-    path = tmp_path / "record.journal"
-    path.touch()
     journal = GuardedJournal(path)
     with journal.locked():
         journal.append_logs([{"op": 0}])
@@ -97,9 +99,7 @@ def test_a_lock_that_another_has_broken_costs_no_line(tmp_path: Path) -> None:
     assert [log["op"] for log in journal.read_logs(0)] == [0, "note", 1, 2]
 
 
-def test_a_full_disk_leaves_no_lock_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "record.journal"
-    path.touch()
+def test_a_full_disk_leaves_no_lock_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = GuardedJournal(path)
 
     def full(*_: object) -> int:
@@ -161,10 +161,8 @@ def test_a_trial_is_written_as_optuna_writes_it(failed: bool, tmp_path: Path) ->
     assert lines[0] == lines[1]
 
 
-def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
+def test_distributions_may_change_from_trial_to_trial(path: Path) -> None:
     """A policy outside of the space has none."""
-    path = tmp_path / "record.journal"
-    path.touch()
     journal = GuardedJournal(path)
     known: dict[str, BaseDistribution] = {"x": IntDistribution(0, 3)}
     now = datetime.now(UTC).replace(tzinfo=None)
@@ -183,11 +181,9 @@ def test_distributions_may_change_from_trial_to_trial(tmp_path: Path) -> None:
 
 
 def test_the_writer_does_not_read_its_own_trial_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It knows it, as long as nobody else has written; what it knows is what others read."""
-    path = tmp_path / "record.journal"
-    path.touch()
     journal = GuardedJournal(path)
     now = datetime.now(UTC).replace(tzinfo=None)
     trial = FrozenTrial(
@@ -239,9 +235,7 @@ def test_the_writer_does_not_read_its_own_trial_again(
     assert opened == [3, 5]
 
 
-def test_each_line_is_read_once(tmp_path: Path) -> None:
-    path = tmp_path / "record.journal"
-    path.touch()
+def test_each_line_is_read_once(path: Path) -> None:
     writer, reader = GuardedJournal(path), LeanJournal(str(path))
     for journal in (writer, reader):
         seen = len(path.read_text().splitlines())
@@ -254,10 +248,8 @@ def test_each_line_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_driver_opens_no_journal_in_which_nothing_is_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "record.journal"
-    path.touch()
     journal = GuardedJournal(path)
     journal.append_logs([{"op": 1}])
     assert len([*journal.read_logs(0)]) == 1
