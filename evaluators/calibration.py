@@ -13,7 +13,7 @@ from scipy.optimize import least_squares
 from evaluators.cost.latency import modelled_latency
 from spaces import Figure, ModelProfile, Policy, Target
 
-__all__ = ["Fit", "ProbeTime", "fit_target", "relative_errors", "target_toml"]
+__all__ = ["Fit", "ProbeTime", "at_one_speed", "fit_target", "relative_errors", "target_toml"]
 
 #: A miss of more than this factor (as a logarithm) counts less than in proportion: one probe that
 #: something else disturbed must not bend the figures.
@@ -30,6 +30,7 @@ class ProbeTime:
         profile: of the network; only its layers count.
         median_ms: one inference, one sample.
         held_out: not shown to the fit.
+        reference_ms: what the reference network took in the same moment.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ProbeTime:
     profile: ModelProfile
     median_ms: float
     held_out: bool
+    reference_ms: float
 
     @property
     def kind(self) -> str:
@@ -59,6 +61,26 @@ class Fit:
     seen_error: float
     unseen_error: float
     before_error: float
+
+
+def at_one_speed(probes: Sequence[ProbeTime]) -> list[ProbeTime]:
+    """The times as if the machine had been as fast as in the median all along.
+
+    A shared machine, or one that gets warm, changes its speed by a factor of two within minutes.
+    What the reference network took beside each probe says by how much.
+
+    Args:
+        probes: timed in one runtime, by one reference.
+    """
+    typical_ms = float(np.median([probe.reference_ms for probe in probes]))
+    return [
+        replace(
+            probe,
+            median_ms=probe.median_ms * typical_ms / probe.reference_ms,
+            reference_ms=typical_ms,
+        )
+        for probe in probes
+    ]
 
 
 def relative_errors(probes: Sequence[ProbeTime], target: Target) -> np.ndarray:

@@ -16,7 +16,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from evaluators import tasks
-from evaluators.calibration import Fit, ProbeTime, fit_target, relative_errors, target_toml
+from evaluators.calibration import (
+    Fit,
+    ProbeTime,
+    at_one_speed,
+    fit_target,
+    relative_errors,
+    target_toml,
+)
 from evaluators.cost.targets import load_target
 from evaluators.formats import check_installed
 from search.cli.screen import make_console
@@ -54,12 +61,12 @@ def calibrate_command(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         console.print(
             f"would time {arguments.probes} networks as {' and '.join(kinds)}, one at a time, "
-            f"{'a second or two' if len(kinds) == 1 else 'two or three seconds'} each, and write "
+            f"{'a second or two' if len(kinds) == 1 else 'four or five seconds'} each, and write "
             f"{escape(str(place))}",
             highlight=False,
         )
         return 0
-    probes = _timed(arguments.probes, target, kinds)
+    probes = at_one_speed(_timed(arguments.probes, target, kinds))
     today = datetime.datetime.now(datetime.UTC).date()
     source = f"measured: fitted to {len(probes)} times on {platform.node()}, {today}"
     fit = fit_target(probes, target, source)

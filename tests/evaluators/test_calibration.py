@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluators.calibration import ProbeTime, fit_target, relative_errors, target_toml
+from evaluators.calibration import (
+    ProbeTime,
+    at_one_speed,
+    fit_target,
+    relative_errors,
+    target_toml,
+)
 from evaluators.cost import load_target, modelled_latency
 from spaces import Figure, LayerPolicy, LayerProfile, ModelProfile, Policy, Stage, Target
 
@@ -63,7 +69,8 @@ def probes(count: int, noise: float = 0.0, disturbed: int = 0) -> list[ProbeTime
             ms = modelled_latency(policy, profile, truth()).median_ms
             ms *= float(np.exp(rng.normal(0, noise)))
             ms *= 20 if number < disturbed else 1
-            found.append(ProbeTime(f"n{number}", policy, profile, ms, held_out=number % 4 == 3))
+            held_out = number % 4 == 3
+            found.append(ProbeTime(f"n{number}", policy, profile, ms, held_out, reference_ms=0.5))
     return found
 
 
@@ -100,6 +107,20 @@ def test_noise_shows_in_the_error_and_a_disturbed_probe_bends_nothing() -> None:
     undisturbed = probes(60)
     assert np.median(np.abs(relative_errors(undisturbed, fit.target))) < 0.12
     assert np.median(np.abs(relative_errors(undisturbed, clean))) < 0.01
+
+
+def test_a_machine_that_gets_slower_meanwhile_bends_nothing() -> None:
+    steady = probes(60)
+    slower = [
+        replace(p, median_ms=p.median_ms * factor, reference_ms=p.reference_ms * factor)
+        for p, factor in zip(steady, np.geomspace(0.5, 2.0, len(steady)), strict=True)
+    ]
+    assert fit_target(slower, X86, "fitted").unseen_error > 0.1
+    found = at_one_speed(slower)
+    assert len({p.reference_ms for p in found}) == 1
+    expected = [p.median_ms * found[0].reference_ms / 0.5 for p in steady]
+    assert [p.median_ms for p in found] == pytest.approx(expected)
+    assert fit_target(found, X86, "fitted").unseen_error < 0.01
 
 
 def test_too_few_probes_are_refused() -> None:

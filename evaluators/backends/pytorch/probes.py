@@ -6,7 +6,9 @@ are held out, so that an error on them is one on networks nobody fitted.
 
 import itertools
 import random
+import statistics
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from evaluators.backends.base import FileFormat, Seeds
 from evaluators.backends.pytorch.backend import TorchBackend
 from evaluators.backends.pytorch.layers import compressible_layers, trace_shapes
 from evaluators.calibration import ProbeTime
-from evaluators.latency import device_name, measure_ms
+from evaluators.latency import Call, device_name, measure_ms, measure_relative
 from evaluators.workloads.base import Recipe, Split, Workload
 from evaluators.workloads.cifar10 import ResNet20
 from evaluators.workloads.mnist import cnn, lenet5, lenet300
@@ -34,6 +36,8 @@ __all__ = ["HELD_OUT_EVERY", "KNOWN", "time_probe"]
 
 #: Of the drawn networks one in so many is held out too.
 HELD_OUT_EVERY = 4
+#: A network's time is the median of so many interleaved runs.
+RUNS = 3
 SAMPLES = 16
 _Made = tuple[str, nn.Module, tuple[int, ...]]
 
@@ -48,6 +52,8 @@ KNOWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def time_probe(number: int, artifact_format: str, kinds: tuple[str, ...]) -> list[ProbeTime]:
     """Time one network in a format's runtime on this machine, one thread.
 
+    It takes turns with a reference network, the same for all: what `at_one_speed` needs.
+
     Args:
         number: below len(KNOWN) a known network, else a drawn one.
         artifact_format: "packed" (torch) or "onnx" (ONNX Runtime).
@@ -58,31 +64,56 @@ def time_probe(number: int, artifact_format: str, kinds: tuple[str, ...]) -> lis
     """
     torch.manual_seed(number)
     name, model, shape = _made(number)
+    layers = _layers(model.eval(), torch.zeros(1, *shape))
+    held_out = number < len(KNOWN) or number % HELD_OUT_EVERY == 0
+    reference, device = _reference(artifact_format)
+    found = []
+    for kind in kinds:
+        policy = Policy() if kind == "fp32" else _int8(layers)
+        network, _ = _call(model, shape, artifact_format, policy)
+        reference_ms = measure_ms(reference, device).median_ms
+        runs = [
+            measure_relative(network, reference, reference_ms, device).median_ms
+            for _ in range(RUNS)
+        ]
+        median_ms = statistics.median(runs)
+        profile = _profile(layers)
+        found.append(ProbeTime(name, policy, profile, median_ms, held_out, reference_ms))
+    return found
+
+
+@cache
+def _reference(artifact_format: str) -> tuple[Call, str]:
+    """What every probe takes turns with: of middle size, with what most networks compute."""
+    network = nn.Sequential(
+        nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
+    return _call(network, (8, 28, 28), artifact_format, Policy())
+
+
+def _call(
+    model: nn.Module, shape: tuple[int, ...], artifact_format: str, policy: Policy
+) -> tuple[Call, str]:
+    """One inference of the network's file under a policy, and the device's name."""
     samples = Split(torch.randn(SAMPLES, *shape), torch.arange(SAMPLES) % 2)
     workload = Workload(
-        name=name,
+        name="probe",
         model=model.eval(),
         train=samples,
         validation=samples,
         recipe=Recipe(batch_size=SAMPLES),
     )
     backend = TorchBackend(workload, "cpu")
-    layers = _layers(model, samples.inputs[:1])
-    held_out = number < len(KNOWN) or number % HELD_OUT_EVERY == 0
-    found = []
-    for kind in kinds:
-        policy = Policy() if kind == "fp32" else _int8(layers)
-        done = backend.compress(policy, Seeds(0, 0, 0))
-        if isinstance(done, Failure):
-            raise StudyBroken(f"probe {name} as {kind}: {done}")
-        files: FileFormat[Any] = backend.file_format(artifact_format)
-        stored = files.stored(done.artifact)
-        removal = done.removal(stored)
-        restored = files.read(files.write(stored, removal))
-        latency = measure_ms(files.timed(restored, removal), device_name(files.runtime))
-        profile = _profile(layers)
-        found.append(ProbeTime(name, policy, profile, latency.median_ms, held_out))
-    return found
+    done = backend.compress(policy, Seeds(0, 0, 0))
+    if isinstance(done, Failure):
+        raise StudyBroken(f"a probe of shape {shape} under {policy}: {done}")
+    files: FileFormat[Any] = backend.file_format(artifact_format)
+    stored = files.stored(done.artifact)
+    removal = done.removal(stored)
+    restored = files.read(files.write(stored, removal))
+    return files.timed(restored, removal), device_name(files.runtime)
 
 
 def _made(number: int) -> _Made:
