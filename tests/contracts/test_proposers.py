@@ -31,6 +31,7 @@ PROPOSERS["greybox"] = lambda sim: GreyboxProposer(
 STEPS = {"gp": 9}
 
 Make = Callable[[], Proposer]
+Study = tuple[Proposer, list[Trial]]
 
 SMALL = {
     "order": ["none", "prune>quantize", "quantize>prune", "prune>cluster"],
@@ -43,19 +44,26 @@ SMALL = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sim() -> Simulator:
     return simulate(3, restrictions=SMALL)
 
 
-@pytest.fixture(params=sorted(PROPOSERS))
+@pytest.fixture(scope="module", params=sorted(PROPOSERS))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make(name: str, sim: Simulator) -> Make:
     return lambda: PROPOSERS[name](sim)
+
+
+@pytest.fixture(scope="module")
+def study(name: str, make: Make, sim: Simulator) -> Study:
+    """A proposer that has driven a study, and the study's trials."""
+    proposer = make()
+    return proposer, driven(sim, proposer, STEPS.get(name, 45))
 
 
 def finished(sim: Simulator, number: int, proposal: Proposal) -> Trial:
@@ -90,25 +98,23 @@ def answer(
     ]
 
 
-def test_same_arguments_same_answer(name: str, make: Make, sim: Simulator) -> None:
+def test_same_arguments_same_answer(study: Study, make: Make, sim: Simulator) -> None:
     """Continued, asked twice, and rebuilt from scratch: the record is all there is."""
-    proposer = make()
-    history = driven(sim, proposer, STEPS.get(name, 45))
+    proposer, history = study
     running = [trial.policy for trial in sim.random_trials(2, seed=99)]
     continued = answer(proposer, history, running, 2)
     assert answer(proposer, history, running, 2) == continued
     assert answer(make(), history, running, 2) == continued
 
 
-def test_an_older_history_is_answered_as_it_was(name: str, make: Make, sim: Simulator) -> None:
-    proposer = make()
-    history = driven(sim, proposer, STEPS.get(name, 30))
+def test_an_older_history_is_answered_as_it_was(study: Study, make: Make) -> None:
+    proposer, history = study
     older = history[: len(history) // 2]
     assert answer(proposer, older, [], 1) == answer(make(), older, [], 1)
 
 
-def test_nothing_twice_and_as_many_as_wanted(name: str, make: Make, sim: Simulator) -> None:
-    history = driven(sim, make(), STEPS.get(name, 30))
+def test_nothing_twice_and_as_many_as_wanted(study: Study, make: Make, sim: Simulator) -> None:
+    _, history = study
     running = [trial.policy for trial in sim.random_trials(3, seed=5)]
     for count in (0, 1, 4):
         proposals = make().propose(history, running, count)
@@ -133,21 +139,7 @@ def test_a_history_from_elsewhere_is_no_hindrance(name: str, make: Make, sim: Si
     assert answer(make(), history, [], 2) == answer(make(), history, [], 2)
 
 
-def test_attributes_are_json(name: str, make: Make, sim: Simulator) -> None:
-    for proposal in make().propose(driven(sim, make(), STEPS.get(name, 25)), [], 2):
+def test_attributes_are_json(study: Study, make: Make) -> None:
+    for proposal in make().propose(study[1], [], 2):
         assert json.loads(json.dumps(proposal.sampler_attrs)) == proposal.sampler_attrs
         assert proposal.origin
-
-
-def test_a_space_is_exhausted_without_repeats(name: str, sim: Simulator) -> None:
-    fixed = {"*": dict.fromkeys(("pattern", "clusters", "bits", "bias_bits"), "drop")}
-    fixed["fc2"] = {"sparsity": [0.0, 0.9]}
-    fixed["fc3"] = {"sparsity": [0.0, 0.8]}
-    fixed["out"] = {"sparsity": 0.0}
-    tiny = simulate(3, restrictions={**SMALL, "order": ["none", "prune"], "layers": fixed})
-    proposer = PROPOSERS[name](tiny)
-    history: list[Trial] = []
-    while proposals := proposer.propose(history, [], 1):
-        history.append(tiny.trial(len(history), proposals[0].policy))
-    assert len({trial.policy.digest for trial in history}) == len(history) == 4
-    assert [p.policy.digest for p in PROPOSERS[name](tiny).propose([], [], 9)] != []

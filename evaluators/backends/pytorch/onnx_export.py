@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +29,18 @@ def export_graph(model: nn.Module, sample: Tensor) -> bytes:
         CannotHold: the exporter cannot translate the network.
     """
     # Two samples: a batch of one would be taken for a constant.
-    batch = torch.cat([sample, sample])
+    plain, simplified = _export(model, torch.cat([sample, sample]))
     # Simplified graphs are faster to load, but a folded batch-norm has no place for its own values.
-    simplified = _export(model, batch, simplify=True)
     names = {initializer.name for initializer in simplified.graph.initializer}
     wanted = {n for n in plain_state(model) if not n.endswith("num_batches_tracked")}
-    exported = simplified if wanted <= names else _export(model, batch, simplify=False)
+    exported = simplified if wanted <= names else plain
     fold_shapes(exported)
     data: bytes = exported.SerializeToString()
     return data
 
 
-def _export(model: nn.Module, batch: Tensor, *, simplify: bool):  # type: ignore[no-untyped-def]
+def _export(model: nn.Module, batch: Tensor) -> tuple[Any, Any]:
+    """The graph as torch wrote it, and simplified: one tracing, which is what takes the time."""
     lock_in_this_process_only()
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -51,18 +52,20 @@ def _export(model: nn.Module, batch: Tensor, *, simplify: bool):  # type: ignore
                 model,
                 (batch.clone(),),
                 dynamo=True,
-                optimize=simplify,
+                optimize=False,
                 verbose=False,
                 opset_version=_OPSET,
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             )
+            assert program is not None
+            plain = program.model_proto
+            program.optimize()
+            simplified = program.model_proto
     except Exception as error:  # the exporter's own classes have no common base
         reason = str(error).strip().partition("\n")[0]
         raise CannotHold("", f"onnx: torch cannot export the network: {reason}") from error
     finally:
         logger.setLevel(level)
-    assert program is not None
-    model_proto = program.model_proto
-    if len(model_proto.graph.input) != 1 or len(model_proto.graph.output) != 1:
+    if len(plain.graph.input) != 1 or len(plain.graph.output) != 1:
         raise CannotHold("", "onnx: the network must have one input and one output")
-    return model_proto
+    return plain, simplified
