@@ -39,6 +39,7 @@ def write_results(
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
+            "blas_threads": os.environ.get("OMP_NUM_THREADS"),  # see bench/__init__
             "system": f"{platform.system()} {platform.machine()}",
             "load_1min": round(os.getloadavg()[0], 1),
         },
@@ -50,7 +51,8 @@ def write_results(
     machine = about["machine"]
     assert isinstance(machine, dict)
     described = (
-        f"{machine['cores']} cores, {machine['cpu']}, load {machine['load_1min']} at the end"
+        f"{machine['cores']} cores, {machine['cpu']}, BLAS in {machine['blas_threads']} thread(s), "
+        f"load {machine['load_1min']} at the end"
     )
     shown = ", ".join(
         f"{key} {value}" for key, value in {"python": platform.python_version(), **versions}.items()

@@ -364,9 +364,8 @@ class Record(RecordReader):
     def append_all(self, trials: Sequence[Trial]) -> list[Trial]:
         """As `append`, one after the other, with no other writer in between."""
         journal = self._access.journal
-        if journal is None or len(trials) < 2:
-            return [self.append(trial) for trial in trials]
-        with _writing(self.location, "write trials"), journal.locked():
+        locked = contextlib.nullcontext() if journal is None else journal.locked()
+        with _writing(self.location, "write trials"), locked:
             return [self.append(trial) for trial in trials]
 
     @contextlib.contextmanager

@@ -162,31 +162,44 @@ class Forecast:
         found = np.empty((len(vectors), len(self._layers)), dtype=np.int64)
         orders = vectors[:, self._order]
         for block, positions in zip(self._space.blocks, self._space.block_positions, strict=True):
-            at = [self._at[name] for name in block]
             entries = np.ascontiguousarray(vectors[:, positions], dtype=np.int64)
-
-            def numbers(
-                row: int,
-                block: Sequence[str] = block,
-                positions: Sequence[int] = positions,
-                entries: np.ndarray = entries,
-            ) -> tuple[int, ...]:
-                return self._block(block, positions, entries[row], self._stages[orders[row]])
-
             if len(block) == 1:
-                codes, known = self._codes(entries, positions, orders), self._layers[at[0]].by_code
-                distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-                for code, row in zip(distinct.tolist(), first.tolist(), strict=True):
-                    if code not in known:
-                        (known[code],) = numbers(row)
-                found[:, at[0]] = np.array([known[code] for code in distinct.tolist()])[inverse]
-                continue
-            keys = [(*at, order, row.tobytes()) for order, row in zip(orders, entries, strict=True)]
-            for row, key in enumerate(keys):
-                if key not in self._blocks:
-                    self._blocks[key] = numbers(row)
-            found[:, at] = [self._blocks[key] for key in keys]
+                found[:, self._at[block[0]]] = self._alone(block, positions, entries, orders)
+            else:
+                at = [self._at[name] for name in block]
+                found[:, at] = self._together(block, positions, entries, orders)
         return found
+
+    def _alone(
+        self,
+        block: Sequence[str],
+        positions: Sequence[int],
+        entries: np.ndarray,
+        orders: np.ndarray,
+    ) -> np.ndarray:
+        """(n,) numbers of the states of one layer that is decoded by itself."""
+        known = self._layers[self._at[block[0]]].by_code
+        codes = self._codes(entries, positions, orders)
+        distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        for code, row in zip(distinct.tolist(), first.tolist(), strict=True):
+            if code not in known:
+                (known[code],) = self._block(block, positions, entries[row], orders[row])
+        return np.array([known[code] for code in distinct.tolist()])[inverse]
+
+    def _together(
+        self,
+        block: Sequence[str],
+        positions: Sequence[int],
+        entries: np.ndarray,
+        orders: np.ndarray,
+    ) -> list[tuple[int, ...]]:
+        """(n, layers of the block) numbers of the states of layers that are decoded together."""
+        at = [self._at[name] for name in block]
+        keys = [(*at, order, row.tobytes()) for order, row in zip(orders, entries, strict=True)]
+        for row, key in enumerate(keys):
+            if key not in self._blocks:
+                self._blocks[key] = self._block(block, positions, entries[row], orders[row])
+        return [self._blocks[key] for key in keys]
 
     def _codes(
         self, entries: np.ndarray, positions: Sequence[int], orders: np.ndarray
@@ -212,12 +225,12 @@ class Forecast:
         block: Sequence[str],
         positions: Sequence[int],
         entries: np.ndarray,
-        present: frozenset[Stage],
+        order: int,
     ) -> tuple[int, ...]:
-        """The states' numbers of layers that are decoded together."""
+        """The numbers of the states that one policy's entries give the layers of a block."""
         knobs = [self._space.knobs[at] for at in positions]
         values = {knob.name: knob.choices[i] for knob, i in zip(knobs, entries, strict=True)}
-        absent = [stage for stage in Stage if stage not in present]
+        absent = [stage for stage in Stage if stage not in self._stages[order]]
         numbers = []
         for name, asked in self._space.layer_policies(block, values).items():
             layer, left = self._layers[self._at[name]], asked.without(absent)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna import create_study, load_study
@@ -22,6 +23,31 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "record.journal"
     path.touch()
     return path
+
+
+def finished(
+    params: dict[str, Any],
+    distributions: dict[str, BaseDistribution],
+    *,
+    failed: bool = False,
+    user_attrs: dict[str, Any] | None = None,
+) -> FrozenTrial:
+    """A trial of three seconds as the record gives it to Optuna."""
+    began = datetime(2026, 3, 29, 1, 59, 59, 123456, UTC).replace(tzinfo=None)  # as Optuna has it
+    return FrozenTrial(
+        number=0,
+        trial_id=-1,
+        state=TrialState.FAIL if failed else TrialState.COMPLETE,
+        value=None,
+        values=None if failed else [0.98, 4808, 1.5],
+        datetime_start=began,
+        datetime_complete=began + timedelta(seconds=3),
+        params=params,
+        distributions=distributions,
+        user_attrs={"trial": {"a": [1, 2.5, None]}} if user_attrs is None else user_attrs,
+        system_attrs={"constraints": [0.0, -1.0]},
+        intermediate_values={},
+    )
 
 
 @pytest.mark.parametrize("is_absolute", [True, False])
@@ -120,25 +146,13 @@ def test_a_full_disk_leaves_no_lock_behind(path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_trial_is_written_as_optuna_writes_it(failed: bool, tmp_path: Path) -> None:
     """Another process's Optuna must read it, so it is the same line but for who wrote it."""
-    began = datetime(2026, 3, 29, 1, 59, 59, 123456, UTC).replace(tzinfo=None)  # as Optuna has it
     distributions: dict[str, BaseDistribution] = {
         "order": CategoricalDistribution(("none", "prune>cluster", None)),
         "fc1:bits": IntDistribution(0, 8),
     }
-    trial = FrozenTrial(
-        number=0,
-        trial_id=-1,
-        state=TrialState.FAIL if failed else TrialState.COMPLETE,
-        value=None,
-        values=None if failed else [0.98, 4808, 1.5],
-        datetime_start=began,
-        datetime_complete=began + timedelta(seconds=3),
-        params={"order": "prune>cluster", "fc1:bits": 3},
-        distributions=distributions,
-        user_attrs={"trial": {"a": [1, 2.5, None]}, "name": 'a "quote" é'},
-        system_attrs={"constraints": [0.0, -1.0]},
-        intermediate_values={},
-    )
+    user_attrs = {"trial": {"a": [1, 2.5, None]}, "name": 'a "quote" é'}
+    params = {"order": "prune>cluster", "fc1:bits": 3}
+    trial = finished(params, distributions, failed=failed, user_attrs=user_attrs)
     lines = []
     for name in ("theirs", "ours"):
         path = tmp_path / name
@@ -165,13 +179,9 @@ def test_distributions_may_change_from_trial_to_trial(path: Path) -> None:
     """A policy outside of the space has none."""
     journal = GuardedJournal(path)
     known: dict[str, BaseDistribution] = {"x": IntDistribution(0, 3)}
-    now = datetime.now(UTC).replace(tzinfo=None)
     none: dict[str, BaseDistribution] = {}
     for params, distributions in (({"x": 1}, known), ({}, none), ({"x": 2}, known)):
-        trial = FrozenTrial(
-            0, TrialState.FAIL, None, now, now, dict(params), distributions, {}, {}, {}, -1
-        )
-        journal.append_trial(0, trial)
+        journal.append_trial(0, finished(dict(params), distributions))
     logs = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(log["params"], [*log["distributions"]]) for log in logs] == [
         ({"x": 1.0}, ["x"]),
@@ -185,21 +195,7 @@ def test_the_writer_does_not_read_its_own_trial_again(
 ) -> None:
     """It knows it, as long as nobody else has written; what it knows is what others read."""
     journal = GuardedJournal(path)
-    now = datetime.now(UTC).replace(tzinfo=None)
-    trial = FrozenTrial(
-        number=0,
-        trial_id=-1,
-        state=TrialState.COMPLETE,
-        value=None,
-        values=[0.98, 4808, 1.5],
-        datetime_start=now,
-        datetime_complete=now,
-        params={"x": 1},
-        distributions={"x": IntDistribution(0, 3)},
-        user_attrs={"trial": {"a": [1, 2.5, None]}},
-        system_attrs={"constraints": [0.0, -1.0]},
-        intermediate_values={},
-    )
+    trial = finished({"x": 1}, {"x": IntDistribution(0, 3)})
 
     def theirs() -> list[dict[str, object]]:
         return [*LeanJournal(str(path)).read_logs(0)]
