@@ -1,6 +1,6 @@
 """An exported graph with stored tensors in the place of its weights, and rounded activations."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -71,6 +71,7 @@ def build(
         nodes += stored.nodes
     _round_activations(graph, grids)
     _round_outputs(graph, outputs or {})
+    _round_adds(graph)
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes + body)
@@ -133,7 +134,7 @@ def _round_activations(graph: onnx.GraphProto, grids: ActivationGrids) -> None:
         key = (consumer.input[0], scale, zero_point)
         if key not in done:
             fence = _is_pooled_as_floats(graph, consumer.input[0], rounded)
-            done[key] = _add_pair(graph, consumer, number, scale, zero_point, fence=fence)
+            done[key] = _add_pair(graph, consumer.input[0], number, scale, zero_point, fence=fence)
         consumer.input[0] = done[key]
     for layer in grids:
         node = weight_consumer(graph, layer)
@@ -194,6 +195,77 @@ def _round_outputs(graph: onnx.GraphProto, outputs: ActivationGrids) -> None:
             graph.node.insert(at + offset, each)
 
 
+def _round_adds(graph: onnx.GraphProto) -> None:
+    """Lets a residual add read rounded what a layer reads rounded, and so run in integers.
+
+    Otherwise the runtime turns the values between the blocks to floats and back in each block:
+    ResNet-20 in integers took 1.20 ms so, and 1.00 ms with this. Only where all operands of an add
+    are rounded, or have been for a layer: else nothing is gained.
+    """
+    is_rounded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    pairs = _rounding_pairs(graph)
+    for add in [node for node in graph.node if node.op_type == "Add"]:
+        moves = [_moves_before(graph, name) for name in add.input]
+        roots = [
+            (moved[0].input[0] if moved else name)
+            for moved, name in zip(moves, add.input, strict=True)
+        ]
+        open_operands = [at for at, name in enumerate(add.input) if name not in is_rounded]
+        if any(roots[at] not in pairs for at in open_operands):
+            continue
+        for at in open_operands:
+            levels, rounded = pairs[roots[at]]
+            add.input[at] = (
+                _move_levels(graph, moves[at], levels) if moves[at] else rounded.output[0]
+            )
+
+
+def _rounding_pairs(graph: onnx.GraphProto) -> dict[str, tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Value of floats -> the first QuantizeLinear that reads it and its DequantizeLinear."""
+    back = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    found: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] in back:
+            found.setdefault(node.input[0], (node, back[node.output[0]]))
+    return found
+
+
+def _moves_before(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
+    """The Slices and Pads with zeros that alone lead to a value, first to last."""
+    by_output = {output: node for node in graph.node for output in node.output}
+    given = {value.name for value in graph.output}
+    moves: list[onnx.NodeProto] = []
+    while (node := by_output.get(name)) is not None and _moves_values(node):
+        if name in given or sum(name in reader.input for reader in graph.node) != 1:
+            break
+        moves.insert(0, node)
+        name = node.input[0]
+    return moves
+
+
+def _moves_values(node: onnx.NodeProto) -> bool:
+    """Whether a node leaves values out or adds zeros, which levels can do as well as floats."""
+    if node.op_type == "Pad":
+        is_constant = all(a.s == b"constant" for a in node.attribute if a.name == "mode")
+        return is_constant and not any(node.input[2:])
+    return node.op_type == "Slice"
+
+
+def _move_levels(
+    graph: onnx.GraphProto, moves: Sequence[onnx.NodeProto], levels: onnx.NodeProto
+) -> str:
+    """Moves 8-bit levels instead of floats, and gives the name of their floats behind it."""
+    moves[0].input[0] = levels.output[0]
+    for node in moves:
+        if node.op_type == "Pad":  # its default is level 0; the number 0 has another
+            del node.input[2:]
+            node.input.append(levels.input[2])
+    moved, result = moves[-1].output[0], f"{moves[-1].output[0]}/rounded"
+    back = helper.make_node("DequantizeLinear", [moved, *levels.input[1:]], [result])
+    graph.node.insert(list(graph.node).index(moves[-1]) + 1, back)
+    return result
+
+
 def _is_pooled_as_floats(graph: onnx.GraphProto, name: str, rounded: set[int]) -> bool:
     """Whether a value comes through a pooling from a layer that gives floats."""
     by_output = {output: node for node in graph.node for output in node.output}
@@ -206,7 +278,7 @@ def _is_pooled_as_floats(graph: onnx.GraphProto, name: str, rounded: set[int]) -
 
 def _add_pair(
     graph: onnx.GraphProto,
-    consumer: onnx.NodeProto,
+    value: str,
     number: int,
     scale: float,
     zero_point: int,
@@ -216,20 +288,20 @@ def _add_pair(
     """Rounds what a layer reads.
 
     Args:
-        graph, consumer: the layer is a node of the graph.
+        graph, value: what it reads, a value of the graph.
         number: of the pair.
         scale, zero_point: its grid.
         fence: whether to keep the runtime from moving the rounding backwards, in front of a pooling
             of floats: one of bytes outside of integer kernels takes several times as long. Twice
             the value is rounded on twice the scale, which is the same to the last bit.
     """
-    given, stem = consumer.input[0], f"activation{number}"
+    given, stem = value, f"activation{number}"
     scales = [f"{stem}/scale", f"{stem}/scale"]
     doubled = []
     if fence:
         two, scales[0] = f"{stem}/two", f"{stem}/doubled_scale"
-        for value, constant in ((2.0, two), (2.0 * np.float32(scale), scales[0])):
-            values = np.array(value, np.float32)
+        for factor, constant in ((2.0, two), (2.0 * np.float32(scale), scales[0])):
+            values = np.array(factor, np.float32)
             graph.initializer.append(numpy_helper.from_array(values, constant))
         doubled = [helper.make_node("Mul", [given, two], [f"{stem}/doubled"])]
         given = f"{stem}/doubled"
@@ -245,7 +317,10 @@ def _add_pair(
         helper.make_node("QuantizeLinear", [given, scales[0], zero], [levels]),
         helper.make_node("DequantizeLinear", [levels, scales[1], zero], [result]),
     ]
-    _insert_before(graph, consumer, [*doubled, *pair])
+    # Right behind what makes the value: whatever else reads it may read this instead.
+    at = next((i + 1 for i, node in enumerate(graph.node) if value in node.output), 0)
+    for offset, node in enumerate([*doubled, *pair]):
+        graph.node.insert(at + offset, node)
     return result
 
 
@@ -270,11 +345,3 @@ def _split_bias(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     node.output[0] = f"{result}/product"
     at = list(graph.node).index(node)
     graph.node.insert(at + 1, helper.make_node("Add", [node.output[0], bias], [result]))
-
-
-def _insert_before(
-    graph: onnx.GraphProto, consumer: onnx.NodeProto, nodes: Iterable[onnx.NodeProto]
-) -> None:
-    at = list(graph.node).index(consumer)
-    for offset, node in enumerate(nodes):
-        graph.node.insert(at + offset, node)
