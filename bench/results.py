@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_results"]
+__all__ = ["cpu", "today", "write_results"]
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "optuna", "torch", "numba")
@@ -35,9 +35,9 @@ def write_results(
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     about = {
         "command": command,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "machine": {
-            "cpu": _cpu(),
+            "cpu": cpu(),
             "cores": os.cpu_count(),
             "blas_threads": os.environ.get("OMP_NUM_THREADS"),  # see bench/__init__
             "system": f"{platform.system()} {platform.machine()}",
@@ -70,6 +70,11 @@ def write_results(
     print("\n".join(page))
 
 
+def today() -> str:
+    """The date, for rows that may be older than their table."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return ["no rows"]
@@ -96,7 +101,7 @@ _INSTRUCTIONS = {
 }
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """Name and instructions: machines of one name in a cloud differ by twice in the latter."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.parts import chosen, search
-from bench.results import write_results
+from bench.results import cpu, today, write_results
 from evaluators.artifacts.files import read_content
 from evaluators.worker import Worker
 from search.finalists import answer_front
@@ -104,9 +104,11 @@ def run_part(key: str, part: Part) -> list[dict[str, Any]]:
     fidelities = (spec.fidelity, spec.full_fidelity)
     front = answer_front(record.trials(), finalists, record.judge, fidelities)
     members = {trial.identity.key for trial in front.members}
+    made = f"{today()}, {cpu()}"
     rows = [
         {
             "network": key,
+            "made": made,
             "file": "uncompressed, fp32",
             "on front": "",
             "bytes": profile.baseline_size_bytes,
@@ -131,6 +133,7 @@ def run_part(key: str, part: Part) -> list[dict[str, Any]]:
         rows.append(
             {
                 "network": key,
+                "made": made,
                 "file": format_order(trial.policy.order),
                 "on front": "yes" if trial.identity.key in members else "no",
                 "bytes": found.size_bytes,
