@@ -143,3 +143,17 @@ def test_attributes_are_json(study: Study, make: Make) -> None:
     for proposal in make().propose(study[1], [], 2):
         assert json.loads(json.dumps(proposal.sampler_attrs)) == proposal.sampler_attrs
         assert proposal.origin
+
+
+def test_a_space_is_exhausted_without_repeats(name: str, sim: Simulator) -> None:
+    fixed = {"*": dict.fromkeys(("pattern", "clusters", "bits", "bias_bits"), "drop")}
+    fixed["fc2"] = {"sparsity": [0.0, 0.9]}
+    fixed["fc3"] = {"sparsity": [0.0, 0.8]}
+    fixed["out"] = {"sparsity": 0.0}
+    tiny = simulate(3, restrictions={**SMALL, "order": ["none", "prune"], "layers": fixed})
+    proposer = PROPOSERS[name](tiny)
+    history: list[Trial] = []
+    while proposals := proposer.propose(history, [], 1):
+        history.append(tiny.trial(len(history), proposals[0].policy))
+    assert len({trial.policy.digest for trial in history}) == len(history) == 4
+    assert [p.policy.digest for p in PROPOSERS[name](tiny).propose([], [], 9)] != []

@@ -70,7 +70,7 @@ def time_probe(number: int, artifact_format: str, kinds: tuple[str, ...]) -> lis
     found = []
     for kind in kinds:
         policy = Policy() if kind == "fp32" else _int8(layers)
-        network, _ = _call(model, shape, artifact_format, policy)
+        network, _ = _call(name, model, shape, artifact_format, policy)
         reference_ms = measure_ms(reference, device).median_ms
         runs = [
             measure_relative(network, reference, reference_ms, device).median_ms
@@ -90,16 +90,16 @@ def _reference(artifact_format: str) -> tuple[Call, str]:
         nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10),
     )  # fmt: skip
-    return _call(network, (8, 28, 28), artifact_format, Policy())
+    return _call("reference", network, (8, 28, 28), artifact_format, Policy())
 
 
 def _call(
-    model: nn.Module, shape: tuple[int, ...], artifact_format: str, policy: Policy
+    name: str, model: nn.Module, shape: tuple[int, ...], artifact_format: str, policy: Policy
 ) -> tuple[Call, str]:
     """One inference of the network's file under a policy, and the device's name."""
     samples = Split(torch.randn(SAMPLES, *shape), torch.arange(SAMPLES) % 2)
     workload = Workload(
-        name="probe",
+        name=name,
         model=model.eval(),
         train=samples,
         validation=samples,
@@ -108,7 +108,7 @@ def _call(
     backend = TorchBackend(workload, "cpu")
     done = backend.compress(policy, Seeds(0, 0, 0))
     if isinstance(done, Failure):
-        raise StudyBroken(f"a probe of shape {shape} under {policy}: {done}")
+        raise StudyBroken(f"probe {name} with {policy.activation_bits}-bit activations: {done}")
     files: FileFormat[Any] = backend.file_format(artifact_format)
     stored = files.stored(done.artifact)
     removal = done.removal(stored)
