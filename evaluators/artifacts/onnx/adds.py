@@ -33,9 +33,9 @@ def round_adds(graph: onnx.GraphProto) -> None:
         graph: with all roundings of layers' inputs and convolutions' outputs.
     """
     is_rounded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    pairs = _pairs(graph)
+    pairs, zeros = _pairs(graph), _zeros(graph)
     for add in [node for node in graph.node if node.op_type == "Add"]:
-        moves = {name: _moves_before(graph, name) for name in add.input if name not in is_rounded}
+        moves = {n: _moves_before(graph, n, zeros) for n in add.input if n not in is_rounded}
         roots = {name: moved[0].input[0] if moved else name for name, moved in moves.items()}
         if not is_rounded & set(add.input) or not pairs.keys() >= set(roots.values()):
             continue
@@ -56,11 +56,10 @@ def _pairs(graph: onnx.GraphProto) -> dict[str, _Pair]:
     return found
 
 
-def _moves_before(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
+def _moves_before(graph: onnx.GraphProto, name: str, zeros: set[str]) -> list[onnx.NodeProto]:
     """The Slices and Pads with zeros that lead to a value and to nothing else, first to last."""
     by_output = {output: node for node in graph.node for output in node.output}
     given = {value.name for value in graph.output}
-    zeros = _zeros(graph)
     moves: list[onnx.NodeProto] = []
     while (node := by_output.get(name)) is not None and _moves_values(node, zeros):
         if name in given or sum(name in reader.input for reader in graph.node) != 1:

@@ -27,7 +27,7 @@ SCALE = np.float32(0.002)
 #: shows, and so does level 0 in the place of the number.
 GRIDS = {"first": (0.05, 120), "second": (0.01, 0), "after": (0.02, 0)}
 OUTPUTS = {"second": (0.02, 128)}
-#: What stands between the block's input and its add, last to first.
+#: What stands between the block's input and its add.
 SLICE = helper.make_node("Slice", ["x", "starts", "ends", "axes", "steps"], ["cut"])
 SHORTCUTS = {
     "zeros": [helper.make_node("Pad", ["cut", "pads"], ["skip"])],

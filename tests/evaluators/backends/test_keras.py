@@ -285,8 +285,8 @@ class TestNetworks:
 
     @pytest.mark.parametrize(
         "options",
-        [{}, {"return_sequences": True, "go_backwards": True, "use_bias": False}],
-        ids=["plain", "every option"],
+        [{}, {"return_sequences": True}, {"go_backwards": True}, {"use_bias": False}],
+        ids=["plain", "sequences", "backwards", "no bias"],
     )
     def test_an_lstm_that_is_quick_to_trace_gives_keras_numbers(
         self, options: dict[str, Any]

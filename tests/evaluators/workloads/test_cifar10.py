@@ -26,18 +26,12 @@ def test_without_the_data_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatc
 
 @has_data
 def test_the_published_accuracy() -> None:
-    """91.73 % of all 10,000 test images, though no batch-norm is left.
-
-    All take a minute, so here it is what was right of the first thousand of each half (915 and 920
-    when all of them gave 9,173), to the last one.
-    """
+    """91.73 % of all 10,000 test images, to the last one, though no batch-norm is left."""
     workload = resnet20_cifar10()
     assert not any("Norm" in type(m).__name__ for m in workload.model.modules())
     assert workload.test is not None
-    for half, right in ((workload.validation, 915), (workload.test, 920)):
-        first = Split(half.inputs[:1000], half.targets[:1000])
-        mean, _, _ = evaluate(workload.model, workload, first)
-        assert mean == pytest.approx(right / 1000, abs=1e-9)
+    halves = [evaluate(workload.model, workload, s) for s in (workload.validation, workload.test)]
+    assert sum(mean for mean, _, _ in halves) / 2 == pytest.approx(0.9173, abs=1e-9)
     assert isinstance(workload.train, Split)
     assert len(workload.train) == 50_000
 
