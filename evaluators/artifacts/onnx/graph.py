@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 
 from evaluators.artifacts.base import CannotHold
 from evaluators.artifacts.onnx.adds import round_adds
+from evaluators.artifacts.onnx.channels import widen_pictures
 from evaluators.artifacts.onnx.store import SMALL_OPSET, needs_small_opset, store
 from evaluators.artifacts.packed.model import Artifact, CodebookTensor, GridCodebook, GridTensor
 from spaces import tensor_name
@@ -78,6 +79,7 @@ def build(
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes + body)
+    widen_pictures(graph, {tensor.name: tensor.shape for tensor in artifact.tensors})
     if needs_small_opset(list(graph.initializer)):
         _raise_opset(model)
     onnx.checker.check_model(model, full_check=True)

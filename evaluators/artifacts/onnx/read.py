@@ -17,6 +17,8 @@ from spaces import LedgerLine
 __all__ = ["OnnxFile", "read"]
 
 MAX_ELEMENTS = 1 << 28
+#: Values that a file may add on all sides of all axes.
+MAX_PADDING = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def read(data: bytes) -> OnnxFile:
         reason = str(error).strip().partition("\n")[0]
         raise DamagedArtifact(f"not a usable ONNX model: {reason}") from None
     weights = {n: v for n, v in constants.items() if v.dtype == np.float32 and "/" not in n}
+    weights |= _without_padding(model.graph, constants)
     return OnnxFile(weights, _rounded_layers(model.graph, constants), _ledger(model, len(data)))
 
 
@@ -81,6 +84,12 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
             if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < len(table)):
                 raise DamagedArtifact(f"{node.output[0]}: an index is beyond its table")
             return np.asarray(table[indices])
+        case "Pad" if attributes.get("mode", b"constant") == b"constant" and len(inputs) == 3:
+            levels, pads, fill = inputs
+            if (pads < 0).any() or pads.shape != (2 * levels.ndim,) or pads.sum() > MAX_PADDING:
+                raise DamagedArtifact(f"{node.output[0]}: its padding is not one this reader knows")
+            widths = pads.reshape(2, -1).T
+            return np.pad(levels, widths, constant_values=fill.reshape(()))
         case "Mul":
             return np.asarray(inputs[0] * inputs[1] + np.float32(0))
         case "DequantizeLinear":
@@ -95,6 +104,26 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
                 centred.astype(np.float32) * scale.reshape(shape) + np.float32(0), np.float32
             )
     return None
+
+
+def _without_padding(
+    graph: onnx.GraphProto, constants: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Weights that the file widens with zeros, as they are without those."""
+    padded = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
+    found = {}
+    for node in graph.node:
+        pad = padded.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if pad is None or node.output[0] not in constants:
+            continue
+        wide, stored = constants[node.output[0]], constants[pad.input[0]]
+        before = constants[pad.input[1]][: stored.ndim]
+        inside = tuple(slice(b, b + n) for b, n in zip(before, stored.shape, strict=True))
+        weight = wide[inside]
+        if np.count_nonzero(wide) != np.count_nonzero(weight):
+            raise DamagedArtifact(f"{node.output[0]}: it is widened with other values than zeros")
+        found[node.output[0]] = weight
+    return found
 
 
 def _rounded_layers(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> frozenset[str]:

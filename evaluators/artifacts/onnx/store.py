@@ -26,10 +26,8 @@ from evaluators.artifacts.packed.model import (
     Tensor,
 )
 
-__all__ = ["SECTIONS", "SMALL_OPSET", "StoredTensor", "needs_small_opset", "store"]
+__all__ = ["SMALL_OPSET", "StoredTensor", "needs_small_opset", "store"]
 
-#: What a tensor's initializers are called after its name, and in the byte ledger.
-SECTIONS = ("values", "levels", "indices", "codebook", "scales", "zero_point")
 #: The first operator set with 2-bit integers.
 SMALL_OPSET = 25
 #: Width in bits -> the smallest signed type, and its range.
