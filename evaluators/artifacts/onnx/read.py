@@ -17,7 +17,7 @@ from spaces import LedgerLine
 __all__ = ["OnnxFile", "read"]
 
 MAX_ELEMENTS = 1 << 28
-#: Values that a file may add on all sides of all axes.
+#: Values that a file may add on one side of an axis.
 MAX_PADDING = 16
 
 
@@ -86,7 +86,7 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
             return np.asarray(table[indices])
         case "Pad" if attributes.get("mode", b"constant") == b"constant" and len(inputs) == 3:
             levels, pads, fill = inputs
-            if (pads < 0).any() or pads.shape != (2 * levels.ndim,) or pads.sum() > MAX_PADDING:
+            if pads.shape != (2 * levels.ndim,) or pads.min() < 0 or pads.max() > MAX_PADDING:
                 raise DamagedArtifact(f"{node.output[0]}: its padding is not one this reader knows")
             widths = pads.reshape(2, -1).T
             return np.pad(levels, widths, constant_values=fill.reshape(()))
