@@ -176,6 +176,8 @@ def target_toml(target: Target, comment: Sequence[str]) -> str:
     texts = ("name", "description", "artifact_format", "native_format", "compute_dtype")
     lines += [f"{key} = {_quoted(getattr(target, key))}" for key in texts]
     lines.append(f"int8_needs_activation_bits = {str(target.int8_needs_activation_bits).lower()}")
+    if target.int8_weight_bits != 8:
+        lines.append(f"int8_weight_bits = {target.int8_weight_bits}")
     if target.integer_only:
         lines.append("integer_only = true")
     lines.append(f"is_this_machine = {str(target.is_this_machine).lower()}")

@@ -330,6 +330,8 @@ def _digest(target: Target) -> str:
         del content["machines"]  # records of before it existed keep their digest
     if not target.integer_only:
         del content["integer_only"]
+    if target.int8_weight_bits == 8:
+        del content["int8_weight_bits"]
     if target.int8_shallow_ratio is None:
         del content["int8_shallow_ratio"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -39,6 +39,8 @@ class Target:
             where it is as fast as any.
         compute_dtype: what weights that are not 8-bit integers compute in.
         int8_needs_activation_bits: whether integer kernels run only with 8-bit activations.
+        int8_weight_bits: width of the widest weights that every such device's int8 kernels compute
+            with exactly; 7 where some add products of 8 bits in sums that overflow.
         kernel_truth: what is faster, slower or equal, in words, shown to the user.
         integer_only: whether its runtime runs nothing but 8-bit weights with 8-bit activations, so
             that every file of its own format must be so.
@@ -63,3 +65,4 @@ class Target:
     output_element_ns: Figure | None = None
     int8_shallow_ratio: Figure | None = None
     integer_only: bool = False
+    int8_weight_bits: int = 8

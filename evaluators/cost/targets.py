@@ -54,7 +54,8 @@ def load_target(name: str) -> Target:
 
 def _target(name: str, data: Mapping[str, Any]) -> Target:
     known = set(get_type_hints(Target))
-    required = known - {"is_this_machine", "integer_only", "machines", *_OPTIONAL_FIGURES}
+    optional = {"is_this_machine", "integer_only", "int8_weight_bits", "machines"}
+    required = known - optional - set(_OPTIONAL_FIGURES)
     for rule, wrong in (("unknown", set(data) - known), ("missing", required - set(data))):
         if wrong:
             raise InvalidRequest(f"target {name}: {rule} keys {', '.join(sorted(wrong))}")
@@ -79,6 +80,7 @@ def _target(name: str, data: Mapping[str, Any]) -> Target:
         kernel_truth=_texts(name, data, "kernel_truth"),
         is_this_machine=_flag(name, data, "is_this_machine"),
         integer_only=_flag(name, data, "integer_only"),
+        int8_weight_bits=_width(name, data, "int8_weight_bits"),
         machines=_texts(name, {"machines": [], **data}, "machines"),
         **{key: _figure(name, key, data[key]) for key in _OPTIONAL_FIGURES if key in data},
     )
@@ -110,6 +112,13 @@ def _flag(target: str, data: Mapping[str, Any], key: str) -> bool:
     value = data.get(key, False)
     if not isinstance(value, bool):
         raise InvalidRequest(f"target {target}: {key} must be true or false, but got {value!r}")
+    return value
+
+
+def _width(target: str, data: Mapping[str, Any], key: str) -> int:
+    value = data.get(key, 8)
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 8:
+        raise InvalidRequest(f"target {target}: {key} must be 2 to 8, but got {value!r}")
     return value
 
 

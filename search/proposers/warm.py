@@ -378,17 +378,18 @@ def _fast_policies(space: SearchSpace, judge: Judge, target: Target) -> list[Pol
     """Fewer channels and 8-bit integers: all that makes a network faster, where it does.
 
     Nothing else in the ladder lowers latency, which is one of the three things a front is judged
-    by.
+    by. Weights are narrower where products of 8 bits may overflow (`Target.int8_weight_bits`).
     """
     profile = judge.profile
     order = format_order((Stage.PRUNE, Stage.DISTILL, Stage.QUANTIZE))
     untouched_ms = modelled_latency(Policy(), profile, target).median_ms
+    widths = (target.int8_weight_bits, 16)
     found = []
     for share in FAST_CHANNEL_SPARSITIES:
         layers = {}
         for layer in profile.layers:
             pruned = (share, "channel") if layer.can_prune_channels else (0.0, "element")
-            asked = (LayerPolicy(*pruned, None, bits, BIAS_BITS) for bits in (8, 16))
+            asked = (LayerPolicy(*pruned, None, bits, BIAS_BITS) for bits in widths)
             # The first layer of a network that reads images may be faster in floats.
             layers[layer.name] = min(
                 asked, key=lambda x: layer_latency_ms(layer, x, (1, 1), 8, target)

@@ -47,6 +47,7 @@ def test_a_users_own_file(tmp_path):
     text = _own_toml()
     path.write_text(text)
     assert load_target(str(path)).name == "mine"
+    assert load_target(str(path)).int8_weight_bits == 8
 
 
 def _own_toml(**changes: str) -> str:
@@ -79,6 +80,8 @@ def _own_toml(**changes: str) -> str:
         ({"bandwidth_gbps": '{value = true, source = "x"}'}, "bandwidth_gbps must be"),
         ({"compute_dtype": '"fp16"'}, "compute_dtype 'fp16' has no throughput_gmacs"),
         ({"artifact_format": '"zip"'}, "artifact_format must be one of packed"),
+        ({"int8_weight_bits": "9"}, "int8_weight_bits must be 2 to 8, but got 9"),
+        ({"int8_weight_bits": "true"}, "int8_weight_bits must be 2 to 8"),
         ({"kernel_truth": '"fast"'}, "kernel_truth must be a list of texts"),
         ({"name": '"unclosed'}, "not a TOML file"),
     ],

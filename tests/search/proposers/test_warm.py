@@ -143,8 +143,9 @@ class TestWarmPolicies:
             return {policy.layer(name).bits for policy in fast}
 
         assert fast_bits("conv1", target) == {16}
-        assert fast_bits("conv2", target) == {8}
-        assert fast_bits("conv1", replace(target, int8_shallow_ratio=None)) == {8}
+        assert fast_bits("conv2", target) == {7}
+        assert fast_bits("conv2", replace(target, int8_weight_bits=8)) == {8}
+        assert fast_bits("conv1", replace(target, int8_shallow_ratio=None)) == {7}
 
     def test_a_latency_budget_brings_the_fast_ones_forward(self):
         limit = 0.8 * modelled_latency(Policy(), SIM.profile, M1).median_ms
