@@ -43,7 +43,7 @@ __all__ = [
     "DOMINATED",
     "FAILED",
     "FRONT",
-    "OVER_BUDGET",
+    "MISSES_LIMIT",
     "REFERENCE_ORIGIN",
     "audit_table",
     "budget_table",
@@ -69,7 +69,7 @@ __all__ = [
     "with_test_scores",
 ]
 
-FRONT, DOMINATED, OVER_BUDGET, FAILED = "front", "dominated", "misses a limit", "failed"
+FRONT, DOMINATED, MISSES_LIMIT, FAILED = "front", "dominated", "misses a limit", "failed"
 REFERENCE_ORIGIN = "reference"
 #: Trial numbers named of a failure's reason.
 FEW = 8
@@ -114,7 +114,7 @@ def secondary_column(metric: Metric) -> str:
 def trial_table(trials: Sequence[Trial], judge: Judge, *, at_full: bool = False) -> pd.DataFrame:
     """One row a trial, in record order; numbers of a failed trial are missing.
 
-    `status` is one of FRONT, DOMINATED, OVER_BUDGET and FAILED; front and pick are those of the
+    `status` is one of FRONT, DOMINATED, MISSES_LIMIT and FAILED; front and pick are those of the
     trial's own fidelity, because trials of different fidelity do not compare.
 
     Args:
@@ -180,7 +180,7 @@ def _trial_row(
         row[name] = np.nan if reading is None else reading.value
         row[f"{name}_se"] = np.nan if reading is None else reading.standard_error
     excess = {k: v for k, v in judge.violations(measurement).items() if v > 0}
-    status = OVER_BUDGET if excess else FRONT if identity.key in on_front else DOMINATED
+    status = MISSES_LIMIT if excess else FRONT if identity.key in on_front else DOMINATED
     latency = measurement.latency
     return row | {
         "status": status,
@@ -242,7 +242,7 @@ def with_choice(
     keeps_budget[is_measured] = feasible
     is_on_front = table["key"].isin(front_keys).to_numpy()
     place = np.select([~is_measured, ~keeps_budget, is_on_front], [3, 2, 0], default=1)
-    statuses = np.array([FRONT, DOMINATED, OVER_BUDGET, FAILED], dtype=object)
+    statuses = np.array([FRONT, DOMINATED, MISSES_LIMIT, FAILED], dtype=object)
     return table.assign(
         status=pd.array(statuses[place], dtype=table["status"].dtype),
         is_pick=(table["key"] == pick_key).to_numpy(dtype=bool),
@@ -320,7 +320,7 @@ def select_trials(table: pd.DataFrame, metric: Metric, best: int) -> pd.DataFram
     Feasible trials come before those over the budget, and failed ones last. Never fewer than the
     front: a page shows all of it.
     """
-    rank = table["status"].map({FRONT: 0, DOMINATED: 1, OVER_BUDGET: 2, FAILED: 3})
+    rank = table["status"].map({FRONT: 0, DOMINATED: 1, MISSES_LIMIT: 2, FAILED: 3})
     keyed = table.assign(
         _first=(rank > 0) & (table["reference"] == ""),
         _rank=rank,

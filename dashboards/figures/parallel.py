@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from dashboards.figures.parts import LEGEND_BELOW, ORDER_KEY, empty_figure, short_order
 from dashboards.insight_tables import NO_CLUSTERS, NO_TEMPERATURE, knob_frame
-from dashboards.tables import DOMINATED, FRONT, OVER_BUDGET
+from dashboards.tables import DOMINATED, FRONT, MISSES_LIMIT
 from dashboards.text import format_bytes, format_ms, plot_text
 from dashboards.theme import Theme, template
 from spaces import Judge, Metric, Policy, format_order
@@ -158,7 +158,7 @@ def _chosen(done: pd.DataFrame, metric: Metric, max_lines: int) -> pd.DataFrame:
         return thinned
     others = done[done["status"] != FRONT]
     ranked = others.assign(
-        _rank=others["status"].map({DOMINATED: 0, OVER_BUDGET: 1}),
+        _rank=others["status"].map({DOMINATED: 0, MISSES_LIMIT: 1}),
         _loss=others["metric"].map(metric.loss),
     ).sort_values(["_rank", "_loss", "number"])
     best = ranked.head(max_lines - len(front)).drop(columns=["_rank", "_loss"])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dashboards.figures.axes import padded, padded_log
 from dashboards.figures.thinning import CELLS, thin
-from dashboards.tables import DOMINATED, FRONT, OVER_BUDGET, losses_of, with_over_limits
+from dashboards.tables import DOMINATED, FRONT, MISSES_LIMIT, losses_of, with_over_limits
 from spaces import Judge, Metric
 
 __all__ = [
@@ -309,7 +309,7 @@ def _faint(
 ) -> tuple[Faint, Faint]:
     """The dominated trials and those over the budget, thinned together when they are many."""
     places = places_of(done, x)
-    kinds = [np.flatnonzero(status == kind) for kind in (DOMINATED, OVER_BUDGET)]
+    kinds = [np.flatnonzero(status == kind) for kind in (DOMINATED, MISSES_LIMIT)]
     if sum(map(len, kinds)) <= _MOST_MARKS:
         dominated, over = (Faint(done.iloc[at], np.ones(len(at), dtype=int)) for at in kinds)
         return dominated, over

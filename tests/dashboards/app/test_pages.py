@@ -12,7 +12,7 @@ from dash import Dash
 
 from dashboards.app import library
 from dashboards.app.view import PAGES
-from dashboards.tables import FAILED, FRONT, OVER_BUDGET
+from dashboards.tables import FAILED, FRONT, MISSES_LIMIT
 from search.location import StudyLocation
 from search.record import RecordReader
 from tests.dashboards.app.asking import Answered, ask, open_app, show, texts
@@ -194,7 +194,7 @@ class TestWhole:
         assert len(everything) == 43  # 40 trials and 3 finalists
         assert {row["status"] for row in rows("?text=failed")} == {FAILED}
         assert len(rows("?text=failed")) == 4
-        assert {row["status"] for row in rows("?kb=20&text=misses+a+limit")} == {OVER_BUDGET}
+        assert {row["status"] for row in rows("?kb=20&text=misses+a+limit")} == {MISSES_LIMIT}
         assert all(row["trial"].endswith("@full") for row in rows("?text=@full"))
         numbers = [int(row["trial"].removesuffix("@full")) for row in rows("?sort=number")]
         assert numbers == sorted(numbers)
