@@ -68,7 +68,7 @@ PARTS = {
     "resnet20": Part("resnet20-cifar10", 300, 1.0, 36, 5, goal_kb=150),
     # A tenth of an epoch, the workload's default, does not heal a network that lost channels.
     "resnet20-channels": Part(
-        "resnet20-cifar10", 300, 1.0, 8, 3,
+        "resnet20-cifar10", 300, 1.0, 6, 2,
         ("--space", str(CHANNELS), "--fidelity", "10000", "--full-fidelity", "60000"),
     ),
 }

@@ -50,13 +50,16 @@ def widen_pictures(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
             pads = f"{weight.output[0]}/pads"
             sizes = np.array(_ONE_MORE_CHANNEL, np.int64)
             graph.initializer.append(numpy_helper.from_array(sizes, pads))
-            _pad(graph, weight, pads, weight.input[2])
+            _pad(graph, weight, pads)
             _pad(graph, picture, pads, picture.input[2])
 
 
-def _pad(graph: onnx.GraphProto, back: onnx.NodeProto, pads: str, zero: str) -> None:
-    """Pads the levels that a DequantizeLinear reads with the level of 0."""
+def _pad(graph: onnx.GraphProto, back: onnx.NodeProto, pads: str, *zero: str) -> None:
+    """Pads the levels that a DequantizeLinear reads with level 0, or another where 0 has another.
+
+    A weight's zero points are all 0, one for each output or one for all; Pad takes one for all.
+    """
     padded = f"{back.output[0]}/padded"
     at = list(graph.node).index(back)
-    graph.node.insert(at, helper.make_node("Pad", [back.input[0], pads, zero], [padded]))
+    graph.node.insert(at, helper.make_node("Pad", [back.input[0], pads, *zero], [padded]))
     back.input[0] = padded

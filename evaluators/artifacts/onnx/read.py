@@ -84,12 +84,12 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
             if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < len(table)):
                 raise DamagedArtifact(f"{node.output[0]}: an index is beyond its table")
             return np.asarray(table[indices])
-        case "Pad" if attributes.get("mode", b"constant") == b"constant" and len(inputs) == 3:
-            levels, pads, fill = inputs
+        case "Pad" if attributes.get("mode", b"constant") == b"constant" and len(inputs) == 2:
+            levels, pads = inputs
             if pads.shape != (2 * levels.ndim,) or pads.min() < 0 or pads.max() > MAX_PADDING:
                 raise DamagedArtifact(f"{node.output[0]}: its padding is not one this reader knows")
             widths = pads.reshape(2, -1).T
-            return np.pad(levels, widths, constant_values=fill.reshape(()))
+            return np.pad(levels, widths)
         case "Mul":
             return np.asarray(inputs[0] * inputs[1] + np.float32(0))
         case "DequantizeLinear":

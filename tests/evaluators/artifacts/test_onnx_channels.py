@@ -34,6 +34,11 @@ def on_grid(shape: tuple[int, ...]) -> GridTensor:
     return GridTensor("stem.weight", RNG.integers(-63, 64, shape).astype(np.int32), SCALE)
 
 
+def each_its_scale(shape: tuple[int, ...]) -> GridTensor:
+    scales = RNG.uniform(0.002, 0.02, shape[0]).astype(np.float32)
+    return GridTensor("stem.weight", on_grid(shape).levels, scales)
+
+
 def by_index(shape: tuple[int, ...]) -> CodebookTensor:
     book = GridCodebook(np.array([-63, 5, 40], np.int32), SCALE)
     return CodebookTensor("stem.weight", RNG.integers(0, 4, shape).astype(np.int32), book)
@@ -65,7 +70,11 @@ def pads_in(data: bytes) -> int:
     return sum(node.op_type == "Pad" for node in graph.node)
 
 
-@pytest.mark.parametrize("weight", [on_grid((16, 3, 3, 3)), by_index((32, 3, 3, 3))])
+@pytest.mark.parametrize(
+    "weight",
+    [on_grid((16, 3, 3, 3)), each_its_scale((20, 3, 3, 3)), by_index((32, 3, 3, 3))],
+    ids=["one scale", "a scale each", "codebook"],
+)
 def test_the_fourth_channel_changes_no_result_and_is_not_stored(weight: Tensor) -> None:
     data = build(exported(weight.shape), Artifact((weight,)), {"stem": GRID}, {"stem": (0.1, 128)})
     assert pads_in(data) == 2  # the picture's and the weight's
@@ -110,26 +119,22 @@ def test_a_picture_that_others_read_stays() -> None:
     assert pads_in(build(graph, Artifact((on_grid(shape), second)), grids)) == 0
 
 
-def changed(pads: list[int], fill: int) -> bytes:
-    """A file with other padding than the writer's."""
+def changed(pads: list[int], zero_point: int) -> bytes:
+    """A file with other padding than the writer's, or whose level 0 is another number."""
     weight = on_grid((16, 3, 3, 3))
     model = onnx.load_model_from_string(
         build(exported(weight.shape), Artifact((weight,)), {"stem": GRID})
     )
     for tensor in model.graph.initializer:
         if tensor.name == "stem.weight/pads":
-            values = numpy_helper.from_array(np.array(pads, np.int64), tensor.name)
-            tensor.CopyFrom(values)
-    filled = numpy_helper.from_array(np.array(fill, np.int8), "fill")
-    model.graph.initializer.append(filled)
-    for node in model.graph.node:
-        if node.op_type == "Pad" and node.input[0] == "stem.weight/int8":
-            node.input[2] = "fill"
+            tensor.CopyFrom(numpy_helper.from_array(np.array(pads, np.int64), tensor.name))
+        if tensor.name == "stem.weight/zero_point":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(zero_point, np.int8), tensor.name))
     return model.SerializeToString()
 
 
 @pytest.mark.parametrize(
-    ("pads", "fill", "reason"),
+    ("pads", "zero_point", "reason"),
     [
         ([0, 0, 0, 0, 0, 1, 0, 0], 1, "other values than zeros"),
         ([0, 0, 0, 0, 0, -1, 0, 0], 0, "not one this reader knows"),
@@ -138,10 +143,10 @@ def changed(pads: list[int], fill: int) -> bytes:
     ],
 )
 def test_padding_that_would_change_a_weight_is_refused(
-    pads: list[int], fill: int, reason: str
+    pads: list[int], zero_point: int, reason: str
 ) -> None:
     with pytest.raises(DamagedArtifact, match=rf"stem\.weight.*{reason}"):
-        read(changed(pads, fill))
+        read(changed(pads, zero_point))
 
 
 def test_zeros_on_any_side_are_left_out() -> None:
