@@ -17,8 +17,10 @@ from spaces import LedgerLine
 __all__ = ["OnnxFile", "read"]
 
 MAX_ELEMENTS = 1 << 28
-#: Values that a file may add on one side of an axis.
-MAX_PADDING = 16
+#: Each takes part in a few steps of decoding.
+MAX_COMPUTED = 4 * MAX_ELEMENTS
+#: Input channels of a weight that the runtime may add when it loads the file.
+MOST_CHANNELS_ADDED = 3
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ def read(data: bytes) -> OnnxFile:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
         constants = _constants(model.graph)
-    except (DecodeError, onnx.checker.ValidationError, TypeError, ValueError, KeyError) as error:
+        weights = {n: v for n, v in constants.items() if v.dtype == np.float32 and "/" not in n}
+        weights |= _without_padding(model.graph, constants)
+    except (
+        DecodeError, onnx.checker.ValidationError, IndexError, KeyError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         reason = str(error).strip().partition("\n")[0]
         raise DamagedArtifact(f"not a usable ONNX model: {reason}") from None
-    weights = {n: v for n, v in constants.items() if v.dtype == np.float32 and "/" not in n}
-    weights |= _without_padding(model.graph, constants)
     return OnnxFile(weights, _rounded_layers(model.graph, constants), _ledger(model, len(data)))
 
 
@@ -66,10 +70,14 @@ def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
             raise DamagedArtifact(f"more than {MAX_ELEMENTS} elements")
         known[tensor.name] = numpy_helper.to_array(tensor)
     for node in graph.node:
-        if node.input and all(name in known for name in node.input):
+        is_known = node.domain in ("", "ai.onnx")
+        if is_known and node.input and all(name in known for name in node.input):
             inputs = [known[name] for name in node.input]
             values = _computed(node, inputs)
             if values is not None:
+                elements += values.size
+                if elements > MAX_COMPUTED:
+                    raise DamagedArtifact(f"more than {MAX_COMPUTED} elements when decoded")
                 known[node.output[0]] = values
     return known
 
@@ -79,18 +87,19 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
     match node.op_type:
         case "Cast":
             return np.asarray(inputs[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"])))
-        case "Gather" if attributes.get("axis", 0) == 0:
+        case "Gather" if attributes.get("axis", 0) == 0 and inputs[0].ndim == 1:
             table, indices = inputs
             if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < len(table)):
                 raise DamagedArtifact(f"{node.output[0]}: an index is beyond its table")
             return np.asarray(table[indices])
         case "Pad" if attributes.get("mode", b"constant") == b"constant" and len(inputs) == 2:
             levels, pads = inputs
-            if pads.shape != (2 * levels.ndim,) or pads.min() < 0 or pads.max() > MAX_PADDING:
+            more = int(pads[levels.ndim + 1]) if pads.shape == (2 * levels.ndim,) else 0
+            if not 1 <= more <= MOST_CHANNELS_ADDED or np.count_nonzero(pads) != 1:
                 raise DamagedArtifact(f"{node.output[0]}: its padding is not one this reader knows")
-            widths = pads.reshape(2, -1).T
-            return np.pad(levels, widths)
-        case "Mul":
+            zeros = np.zeros((levels.shape[0], more, *levels.shape[2:]), levels.dtype)
+            return np.concatenate((levels, zeros), axis=1)
+        case "Mul" if inputs[0].shape == np.broadcast_shapes(*(v.shape for v in inputs)):
             return np.asarray(inputs[0] * inputs[1] + np.float32(0))
         case "DequantizeLinear":
             levels, scale = inputs[0], inputs[1]
@@ -109,20 +118,39 @@ def _computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray | No
 def _without_padding(
     graph: onnx.GraphProto, constants: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Weights that the file widens with zeros, as they are without those."""
-    padded = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
+    """Weights that the file widens with channels of zeros, as they are without those.
+
+    Raises:
+        DamagedArtifact: what is added is not 0, or not for inputs that are widened as well.
+    """
+    by_output = {output: node for node in graph.node for output in node.output}
+
+    def padding(name: str) -> tuple[int, ...]:
+        """Of the levels behind a value."""
+        back = by_output.get(name)
+        pad = by_output.get(back.input[0]) if back is not None and back.input else None
+        if pad is None or pad.op_type != "Pad" or pad.input[1] not in constants:
+            return ()
+        return tuple(int(size) for size in constants[pad.input[1]])
+
     found = {}
     for node in graph.node:
-        pad = padded.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if pad is None or node.output[0] not in constants:
+        name = node.output[0]
+        if node.op_type != "DequantizeLinear" or name not in constants or not padding(name):
             continue
-        wide, stored = constants[node.output[0]], constants[pad.input[0]]
-        before = constants[pad.input[1]][: stored.ndim]
-        inside = tuple(slice(b, b + n) for b, n in zip(before, stored.shape, strict=True))
-        weight = wide[inside]
-        if np.count_nonzero(wide) != np.count_nonzero(weight):
-            raise DamagedArtifact(f"{node.output[0]}: it is widened with other values than zeros")
-        found[node.output[0]] = weight
+        stored = constants[by_output[node.input[0]].input[0]]
+        wide = constants[name]
+        weight = wide[:, : stored.shape[1]]
+        readers = [reader for reader in graph.node if name in reader.input]
+        fits = all(
+            reader.op_type == "Conv"
+            and list(reader.input).index(name) == 1
+            and padding(reader.input[0]) == padding(name)
+            for reader in readers
+        )
+        if wide[:, stored.shape[1] :].any() or not fits:
+            raise DamagedArtifact(f"{name}: it is widened by more than zeros for widened inputs")
+        found[name] = weight
     return found
 
 

@@ -81,6 +81,8 @@ def _own_toml(**changes: str) -> str:
         ({"compute_dtype": '"fp16"'}, "compute_dtype 'fp16' has no throughput_gmacs"),
         ({"artifact_format": '"zip"'}, "artifact_format must be one of packed"),
         ({"int8_weight_bits": "9"}, "int8_weight_bits must be 2 to 8, but got 9"),
+        ({"int8_weight_bits": "1"}, "int8_weight_bits must be 2 to 8, but got 1"),
+        ({"int8_weight_bits": "7.0"}, "int8_weight_bits must be 2 to 8, but got 7.0"),
         ({"int8_weight_bits": "true"}, "int8_weight_bits must be 2 to 8"),
         ({"kernel_truth": '"fast"'}, "kernel_truth must be a list of texts"),
         ({"name": '"unclosed'}, "not a TOML file"),
