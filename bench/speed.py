@@ -216,8 +216,8 @@ def main() -> None:
             "Finalists only, at full fidelity; accuracy of the written file in ONNX Runtime.",
             (
                 "Rows are of the day's code: resnet20's of 30 November were written before "
-                "residual adds ran in integers, which made int8 files 7 to 14 % faster. All but "
-                "resnet20-channels' are of 5 runs."
+                "residual adds ran in integers, which made int8 files 7 to 14 % faster. Those of "
+                "lenet5 and resnet20 are of 5 runs."
             ),
         ],
     )
