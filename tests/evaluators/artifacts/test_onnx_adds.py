@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from evaluators.artifacts.onnx.adds import round_adds
 from evaluators.artifacts.onnx.graph import build
 from evaluators.artifacts.packed import Artifact, GridTensor
+from tests.evaluators.artifacts.optimised import operators
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(5, 4, 6, 6)).astype(np.float32)
@@ -111,14 +112,6 @@ def computed(shortcut: str, *, skip_is_rounded: bool, branch_is_rounded: bool) -
     turned = F.pad(skip.permute(0, 2, 3, 1), (2, 2, 0, 0), **FILLED.get(shortcut, {}))
     block = rounded(torch.relu(branch + turned.permute(0, 3, 1, 2)), GRIDS["after"])
     return F.conv2d(block, weights["after"]).numpy()
-
-
-def operators(data: bytes, folder: Path) -> list[str]:
-    """What the runtime makes of the file."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
 def check(data: bytes, expected: np.ndarray, other: np.ndarray) -> None:

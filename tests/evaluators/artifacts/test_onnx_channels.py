@@ -11,7 +11,6 @@ pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluators.artifacts.onnx.graph import build
@@ -26,6 +25,7 @@ from evaluators.artifacts.packed import (
     GridTensor,
     Tensor,
 )
+from tests.evaluators.artifacts.optimised import operators
 
 RNG = np.random.default_rng(0)
 SCALE = np.array([0.01], np.float32)
@@ -93,14 +93,6 @@ def exported(
 def pads_in(data: bytes) -> int:
     graph = onnx.load_model_from_string(data).graph
     return sum(node.op_type == "Pad" for node in graph.node)
-
-
-def operators(data: bytes, folder: Path) -> list[str]:
-    """What the runtime makes of the file."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
 @pytest.mark.parametrize(
