@@ -1,6 +1,7 @@
 """A Core ML program with stored tensors in it, as the files of a package; reproducible bytes."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,11 @@ def build(
         skip_model_load=True,
         pass_pipeline=pass_pipeline(),
     )
-    return _files(model, names, removed, [name for name in names if name in gated])
+    try:
+        return _files(model, names, removed, [name for name in names if name in gated])
+    finally:
+        # coremltools' own copy would stay until the process ends, and for ever if it is killed.
+        shutil.rmtree(model.package_path)
 
 
 def _constant_of(tensor: Tensor, constants: dict[str, Any], *, is_gated: bool) -> Any:

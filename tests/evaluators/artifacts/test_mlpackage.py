@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_every_value_comes_back_and_every_byte_is_counted(make: Callable[[], Ten
 def test_the_same_network_gives_the_same_bytes() -> None:
     weight = codes(5, 0.5)
     assert package(weight) == package(weight)
+
+
+def test_nothing_stays_behind_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with quiet():
+        read(package(codes(5, 0.5)))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
