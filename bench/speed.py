@@ -214,11 +214,7 @@ def main() -> None:
                 f"the same runtime: median of {ROUNDS_OF} runs, each a median of 20 ratios."
             ),
             "Finalists only, at full fidelity; accuracy of the written file in ONNX Runtime.",
-            (
-                "Rows are of the day's code: resnet20's of 30 November were written before "
-                "residual adds ran in integers, which made int8 files 7 to 14 % faster. Those of "
-                "lenet5 and resnet20 are of 5 runs."
-            ),
+            "Rows are of the day's code; those of lenet5 of 30 November are of 5 runs.",
         ],
     )
 
