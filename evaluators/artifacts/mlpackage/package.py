@@ -1,7 +1,6 @@
 """A Core ML program with stored tensors in it, as the files of a package; reproducible bytes."""
 
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 -- Core M
 from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
 from evaluators.artifacts.base import CannotHold, sliced
-from evaluators.artifacts.files import Content
+from evaluators.artifacts.files import Content, remove
 from evaluators.artifacts.mlpackage.alone import coremltools as ct
 from evaluators.artifacts.mlpackage.store import compressed_constant
 from evaluators.artifacts.packed.model import Artifact, FloatTensor, Tensor
@@ -147,7 +146,7 @@ def build(
         return _files(model, names, removed, [name for name in names if name in gated])
     finally:
         # coremltools' own copy would stay until the process ends, and for ever if it is killed.
-        shutil.rmtree(model.package_path)
+        remove(Path(model.package_path))
 
 
 def _constant_of(tensor: Tensor, constants: dict[str, Any], *, is_gated: bool) -> Any:
